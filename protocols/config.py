@@ -1,0 +1,198 @@
+"""gateway.yaml: the one set of models behind validation, JSON Schema and documentation (docs/configuration.md)."""
+
+from typing import Annotated, Literal
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from parkfleet.protocols.profile import Identifier
+from parkfleet.protocols.quantity import Duration, Size
+
+LineKind = Literal["serial", "tcp", "rtu+tcp"]
+
+
+class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where batches go: an MQTT 5 broker."""
+
+    url: str  # mqtt://host:1883 or mqtts://host:8883
+    ca: str | None = None  # mqtts: file with the authority's certificate; default: the system's
+    cert: str | None = None  # mqtts: file with our certificate …
+    key: str | None = None  # … and its key
+    username: str | None = None
+    password_file: str | None = None  # the password never stands in the configuration itself
+    keepalive: Duration = Duration(60)
+
+    def __post_init__(self) -> None:
+        parts = split_url(self.url, ("mqtt", "mqtts"), "mqtt://host:1883 or mqtts://host:8883")
+        if not parts.hostname:
+            raise ValueError(f"url names no host: expected mqtt://host:port, got {self.url!r}")
+        if parts.username or parts.password:
+            raise ValueError("url must not carry a password: use username and password_file")
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("cert and key go together: give both or neither")
+        if parts.scheme == "mqtt" and (self.ca or self.cert):
+            raise ValueError("ca, cert and key need an mqtts:// url")
+        if not 5 <= self.keepalive <= 3600:
+            raise ValueError("keepalive must be from 5s to 1h")
+
+    @property
+    def tls(self) -> bool:
+        return self.url.startswith("mqtts:")
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        return urlsplit(self.url).port or (8883 if self.tls else 1883)
+
+
+class BufferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where batches wait for the broker: one SQLite file."""
+
+    path: str = "buffer.db"
+    flush: Duration = Duration(5)  # a batch closes this often: the most a power cut can cost
+    retain: Duration = Duration(7 * 86400)  # acknowledged batches are kept this long, for replay
+    max_bytes: Size = Size(512 * 1024**2)  # then the oldest go, acknowledged ones first
+
+    def __post_init__(self) -> None:
+        if not 0.05 <= self.flush <= 3600:
+            raise ValueError("flush must be from 50ms to 1h")
+        if self.max_bytes < 1024**2:
+            raise ValueError("max_bytes must be at least 1MiB")
+
+
+class ControllerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The fleet controller. The agent works alone without one."""
+
+    url: str  # host:port
+
+    def __post_init__(self) -> None:
+        parts = split_url(f"grpc://{self.url}", ("grpc",), "host:port")
+        if not parts.hostname or parts.port is None or parts.path:
+            raise ValueError(f"expected host:port, got {self.url!r}")
+
+
+class LineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One thing meters hang on: an RS-485 bus or a TCP endpoint."""
+
+    id: Identifier
+    url: str  # serial:///dev/ttyUSB0?baud=9600&parity=N&stopbits=1, tcp://host:502, rtu+tcp://host:4001
+    timeout: Duration = Duration(1)  # how long to wait for an answer to begin
+
+    def __post_init__(self) -> None:
+        if not 0.01 <= self.timeout <= 60:
+            raise ValueError("timeout must be from 10ms to 60s")
+        parse_line_url(self.url)
+
+
+class MeterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One slave on a line, read with a profile."""
+
+    id: Identifier
+    line: Identifier
+    unit: Annotated[int, Meta(ge=0, le=255)]
+    profile: Identifier
+    interval: Duration = Duration(10)
+    # A scan's time is its slot (a multiple of interval) when the answer came within this of it: regular
+    # times cost no bytes. Beyond it, and with 0s always, it is the exact millisecond of the answer.
+    # Default: a tenth of the interval, at most 1 s.
+    snap: Duration | None = None
+    points: list[Identifier] = []  # read only these; default: all of the profile
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.interval <= 86400:
+            raise ValueError("interval must be from 100ms to 1d")
+        if self.snap is not None and self.snap > self.interval / 2:
+            raise ValueError("snap must be at most half the interval")
+
+    @property
+    def snap_seconds(self) -> float:
+        """The tolerance in force, in seconds."""
+        return min(self.interval / 10, 1.0) if self.snap is None else self.snap
+
+
+class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole of gateway.yaml."""
+
+    park: Identifier
+    gateway: Identifier
+    broker: BrokerConfig
+    lines: Annotated[list[LineConfig], Meta(max_length=1000)]
+    meters: Annotated[list[MeterConfig], Meta(max_length=20000)]
+    buffer: BufferConfig = BufferConfig()
+    controller: ControllerConfig | None = None
+    profiles: list[str] = []  # folders searched before the built-in library
+
+
+class LineAddress(msgspec.Struct, frozen=True):
+    """A line's url, taken apart. serial has device and settings, the others host and port."""
+
+    kind: LineKind
+    device: str = ""
+    baud: int = 9600
+    parity: Literal["N", "E", "O"] = "N"
+    stopbits: Literal[1, 2] = 1
+    host: str = ""
+    port: int = 502
+
+    @property
+    def bits_per_byte(self) -> int:
+        """Bits one byte occupies on a serial wire: start, 8 data, parity, stop."""
+        return 9 + (self.parity != "N") + self.stopbits
+
+
+def parse_line_url(url: str) -> LineAddress:
+    """Takes a line's url apart. Raises ValueError with a sentence for the user."""
+    expected = "serial:///dev/ttyUSB0?baud=9600&parity=N&stopbits=1, tcp://host:502 or rtu+tcp://host:port"
+    parts = split_url(url, ("serial", "tcp", "rtu+tcp"), expected)
+    settings = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if parts.scheme == "serial":
+        return _parse_serial(parts, settings)
+    if not parts.hostname:
+        raise ValueError(f"url names no host: expected tcp://host:502, got {url!r}")
+    if settings:
+        raise ValueError(f"unknown setting {next(iter(settings))!r} in url: {parts.scheme} takes none")
+    port = parts.port or (502 if parts.scheme == "tcp" else None)
+    if port is None:
+        raise ValueError(f"url names no port: expected rtu+tcp://host:port, got {url!r}")
+    kind: LineKind = "tcp" if parts.scheme == "tcp" else "rtu+tcp"
+    return LineAddress(kind=kind, host=parts.hostname, port=port)
+
+
+def _parse_serial(parts: SplitResult, settings: dict[str, str]) -> LineAddress:
+    if parts.netloc or not parts.path.startswith("/"):
+        raise ValueError("a serial url has three slashes before the device: serial:///dev/ttyUSB0?baud=9600")
+    unknown = set(settings) - {"baud", "parity", "stopbits"}
+    if unknown:
+        raise ValueError(f"unknown setting {sorted(unknown)[0]!r} in url: serial takes baud, parity, stopbits")
+    baud = settings.get("baud", "9600")
+    if not baud.isascii() or not baud.isdigit() or not 300 <= int(baud) <= 4_000_000:
+        raise ValueError(f"baud must be a number from 300 to 4000000, got {baud!r}")
+    parity = settings.get("parity", "N")
+    stopbits = settings.get("stopbits", "1")
+    if parity not in ("N", "E", "O"):
+        raise ValueError(f"parity must be N, E or O, got {parity!r}")
+    if stopbits not in ("1", "2"):
+        raise ValueError(f"stopbits must be 1 or 2, got {stopbits!r}")
+    return LineAddress(
+        kind="serial",
+        device=parts.path,
+        baud=int(baud),
+        parity="N" if parity == "N" else "E" if parity == "E" else "O",
+        stopbits=1 if stopbits == "1" else 2,
+    )
+
+
+def split_url(url: str, schemes: tuple[str, ...], expected: str) -> SplitResult:
+    """urlsplit that names what was expected. Raises ValueError, also for a port that is no port."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"expected {expected}, got {url!r} ({error})") from None
+    if parts.scheme not in schemes:
+        raise ValueError(f"expected {expected}, got {url!r}")
+    return parts
