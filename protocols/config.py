@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from parkfleet.protocols.profile import Identifier
-from parkfleet.protocols.quantity import Duration, Size
+from parkfleet.protocols.quantity import Duration, Size, duration, size
 
 LineKind = Literal["serial", "tcp", "rtu+tcp"]
 
@@ -21,7 +21,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key: str | None = None  # … and its key
     username: str | None = None
     password_file: str | None = None  # the password never stands in the configuration itself
-    keepalive: Duration = Duration(60)
+    keepalive: Duration = duration("60s")
 
     def __post_init__(self) -> None:
         parts = split_url(self.url, ("mqtt", "mqtts"), "mqtt://host:1883 or mqtts://host:8883")
@@ -53,9 +53,9 @@ class BufferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where batches wait for the broker: one SQLite file."""
 
     path: str = "buffer.db"
-    flush: Duration = Duration(5)  # a batch closes this often: the most a power cut can cost
-    retain: Duration = Duration(7 * 86400)  # acknowledged batches are kept this long, for replay
-    max_bytes: Size = Size(512 * 1024**2)  # then the oldest go, acknowledged ones first
+    flush: Duration = duration("5s")  # a batch closes this often: the most a power cut can cost
+    retain: Duration = duration("7d")  # acknowledged batches are kept this long, for replay
+    max_bytes: Size = size("512MiB")  # then the oldest go, acknowledged ones first
 
     def __post_init__(self) -> None:
         if not 0.05 <= self.flush <= 3600:
@@ -80,7 +80,7 @@ class LineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     id: Identifier
     url: str  # serial:///dev/ttyUSB0?baud=9600&parity=N&stopbits=1, tcp://host:502, rtu+tcp://host:4001
-    timeout: Duration = Duration(1)  # how long to wait for an answer to begin
+    timeout: Duration = duration("1s")  # how long to wait for an answer to begin
 
     def __post_init__(self) -> None:
         if not 0.01 <= self.timeout <= 60:
@@ -95,7 +95,7 @@ class MeterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     line: Identifier
     unit: Annotated[int, Meta(ge=0, le=255)]
     profile: Identifier
-    interval: Duration = Duration(10)
+    interval: Duration = duration("10s")
     # A scan's time is its slot (a multiple of interval) when the answer came within this of it: regular
     # times cost no bytes. Beyond it, and with 0s always, it is the exact millisecond of the answer.
     # Default: a tenth of the interval, at most 1 s.
@@ -122,7 +122,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     broker: BrokerConfig
     lines: Annotated[list[LineConfig], Meta(max_length=1000)]
     meters: Annotated[list[MeterConfig], Meta(max_length=20000)]
-    buffer: BufferConfig = BufferConfig()
+    buffer: BufferConfig = msgspec.field(default_factory=BufferConfig)
     controller: ControllerConfig | None = None
     profiles: list[str] = []  # folders searched before the built-in library
 

@@ -5,7 +5,10 @@ a Size is bytes.
 """
 
 import re
-from typing import Final
+from functools import partial
+from typing import Any, Final
+
+import msgspec
 
 _DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS: Final = {
@@ -29,6 +32,7 @@ class Duration(float):
         return cls(_parse(text, _DURATION_UNITS, "a duration such as 250ms, 5s, 15m, 2h or 7d"))
 
     def __str__(self) -> str:
+        """The shortest way to write it, as in configuration."""
         for unit, seconds in (("d", 86400), ("h", 3600), ("m", 60)):
             if self and self % seconds == 0:
                 return f"{int(self // seconds)}{unit}"
@@ -42,6 +46,23 @@ class Size(int):
     def parse(cls, text: object) -> "Size":
         """Reads a size. Raises ValueError with a sentence for the user."""
         return cls(_parse(text, _SIZE_UNITS, "a size such as 64KiB, 512MiB or 2GB"))
+
+    def __str__(self) -> str:
+        """The shortest exact way to write it, as in configuration."""
+        for unit in ("GiB", "MiB", "KiB"):
+            if self and self % _SIZE_UNITS[unit] == 0:
+                return f"{self // _SIZE_UNITS[unit]}{unit}"
+        return f"{int(self)}B"
+
+
+def duration(text: str) -> Any:
+    """A struct field that is a Duration, with its default as a person would write it."""
+    return msgspec.field(default_factory=partial(Duration.parse, text))
+
+
+def size(text: str) -> Any:
+    """A struct field that is a Size, with its default as a person would write it."""
+    return msgspec.field(default_factory=partial(Size.parse, text))
 
 
 def _parse(text: object, units: dict[str, float] | dict[str, int], expected: str) -> float:

@@ -1,0 +1,47 @@
+# The verbs of this repository. Each sets up what it needs in .venv; nothing is installed anywhere else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SOURCES := $(wildcard native/*.pyx native/*.pxd proto/*.proto) setup.py pyproject.toml
+
+.PHONY: help demo test check build clean
+
+help:
+	@echo "make demo    the whole way on this machine: simulated meters to a consumer   ARGS=\"--duration 30s --outage 8s\""
+	@echo "make test    all tests   ARGS=\"-k name\""
+	@echo "make check   ruff, mypy --strict, import rules"
+	@echo "make build   wheel and sdist in dist/"
+	@echo "make clean   remove everything that was built"
+
+$(READY): $(SOURCES)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "ParkFleet needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null && command -v cc >/dev/null && \
+	  test -f "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || \
+	  { echo "Missing: a C compiler, Python's headers or venv. On Debian: sudo apt install gcc python3-dev python3-venv"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@# A later change of a .pyx or .proto needs no new build environment.
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/parkfleet demo $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python tests/import_rules.py
+
+build: $(READY)
+	$(BIN)/python -m build --outdir dist .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name '__pycache__' -prune -exec rm -rf {} + -o \( -name '*.so' -o -name '*_pb2*.py*' \) -exec rm -f {} +

@@ -1,0 +1,146 @@
+"""Command group `parkfleet agent`: what is done on the gateway."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="On the gateway: check a configuration, run the agent.")
+
+ConfigFile = Annotated[Path, typer.Argument(help="The gateway's configuration.", metavar="GATEWAY.YAML")]
+
+_EXAMPLE_CHECK = """Example:
+
+    parkfleet agent check gateway.yaml
+
+Prints every mistake at once as FILE:LINE:COLUMN: WHERE: WHAT, and how to mend it. Exit code 1 when there is one."""
+
+
+@app.command(epilog=_EXAMPLE_CHECK)
+def check(
+    config: ConfigFile,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for scripts and editors.")] = False,
+) -> None:
+    """Check a configuration and the profiles it names, without touching a line or a broker."""
+    from parkfleet.agent.configuration import load_configuration
+    from parkfleet.agent.plan import make_plan
+    from parkfleet.protocols.document import DocumentError
+
+    try:
+        configuration = load_configuration(config)
+    except DocumentError as error:
+        if as_json:
+            typer.echo(json.dumps({"ok": False, "problems": [p._asdict() for p in error.problems]}, ensure_ascii=False))
+        else:
+            for problem in error.problems:
+                typer.echo(str(problem), err=True)
+            count = len(error.problems)
+            typer.echo(f"{count} mistake{'s' if count > 1 else ''} in {config}", err=True)
+        raise typer.Exit(1) from None
+    plan = make_plan(configuration)
+    lines = {line.config.id: round(line.load, 4) for line in plan.lines}
+    gateway = configuration.gateway
+    if as_json:
+        typer.echo(json.dumps({"ok": True, "problems": [], "meters": len(gateway.meters), "line_load": lines}))
+        return
+    typer.echo(f"{config}: good. Park {gateway.park}, gateway {gateway.gateway}, {len(gateway.meters)} meters")
+    for line in plan.lines:
+        late = " - more than there is: raise intervals or split the line" if line.load > 1 else ""
+        typer.echo(f"  line {line.config.id}: {len(line.meters)} meters need {line.load:.1%} of its time{late}")
+
+
+_EXAMPLE_RUN = """Example:
+
+    parkfleet agent run --config gateway.yaml
+
+Stop it with Ctrl-C or SIGTERM: the open batch goes into the buffer, and it leaves within 5 s.
+
+Exit codes: 0 stopped as asked, 1 the configuration has mistakes."""
+
+
+@app.command(epilog=_EXAMPLE_RUN)
+def run(
+    config: Annotated[Path, typer.Option("--config", "-c", help="The gateway's configuration.")] = Path("gateway.yaml"),
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Poll the meters, keep their readings, forward them. Runs until stopped."""
+    import asyncio
+
+    from parkfleet.agent.configuration import load_configuration
+    from parkfleet.agent.service import run_service
+    from parkfleet.protocols.document import DocumentError
+    from parkfleet.protocols.logs import LEVELS, configure_logging
+
+    if log_level not in LEVELS:
+        raise typer.BadParameter(f"expected {', '.join(LEVELS)}, got {log_level!r}", param_hint="--log-level")
+    configure_logging(log_level)
+    try:
+        configuration = load_configuration(config)
+    except DocumentError as error:
+        typer.echo(str(error), err=True)
+        typer.echo(f"not started: mend {config} (see `parkfleet agent check`)", err=True)
+        raise typer.Exit(1) from None
+    asyncio.run(run_service(configuration))
+
+
+_EXAMPLE_PROFILES = """Examples:
+
+    parkfleet agent profiles
+
+    parkfleet agent profiles heat --json"""
+
+
+@app.command(epilog=_EXAMPLE_PROFILES)
+def profiles(
+    search: Annotated[str, typer.Argument(help="Only those whose name, title or medium has this word.")] = "",
+    folder: Annotated[list[Path] | None, typer.Option(help="Your own folders, searched first.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list, for scripts.")] = False,
+) -> None:
+    """List the meter models that can be read."""
+    from parkfleet.protocols.document import DocumentError
+    from parkfleet.protocols.library import load_profile, profile_names
+
+    folders = folder or []
+    found = []
+    for name in profile_names(folders):
+        try:
+            profile = load_profile(name, folders)
+        except DocumentError as error:
+            typer.echo(str(error), err=True)
+            continue
+        text = " ".join([profile.profile, profile.medium, *profile.title.values()])
+        if search.lower() in text.lower():
+            found.append(profile)
+    if as_json:
+        keys = ("profile", "medium", "title", "source")
+        rows = [{key: getattr(profile, key) for key in keys} | {"points": len(profile.points)} for profile in found]
+        typer.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    for profile in found:
+        title = profile.title.get("en", "")
+        typer.echo(f"{profile.profile:28} {profile.medium:6} {len(profile.points):3} points  {title}")
+    if not found:
+        typer.echo(f"no profile matches {search!r}; docs/profiles.md tells how to write one", err=True)
+        raise typer.Exit(1)
+
+
+_EXAMPLE_SCHEMA = """Example, with an editor that knows JSON Schema (first line of gateway.yaml):
+
+    parkfleet agent schema gateway > gateway.schema.json
+
+    # yaml-language-server: $schema=./gateway.schema.json"""
+
+
+@app.command(epilog=_EXAMPLE_SCHEMA)
+def schema(
+    document: Annotated[str, typer.Argument(help="gateway or profile.")] = "gateway",
+) -> None:
+    """Print the JSON Schema of gateway.yaml or of a profile."""
+    from parkfleet.protocols.config import GatewayConfig
+    from parkfleet.protocols.document import json_schema
+    from parkfleet.protocols.profile import Profile
+
+    if document not in ("gateway", "profile"):
+        raise typer.BadParameter(f"expected gateway or profile, got {document!r}")
+    typer.echo(json.dumps(json_schema(GatewayConfig if document == "gateway" else Profile), indent=2, ensure_ascii=False))

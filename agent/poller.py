@@ -1,0 +1,252 @@
+"""Poller: reads one line's meters, each at its interval, one transaction at a time.
+
+The next meter is the one that is due first. A meter that stays silent is asked less and less often, so that
+it costs its neighbours little; its readings still go out at its interval, without values and with the cause.
+"""
+
+import asyncio
+import heapq
+import logging
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from parkfleet.agent.plan import LinePlan, MeterPlan
+from parkfleet.agent.transport import LineDownError, Transport, open_transport
+from parkfleet.protocols.modbus.pdu import (
+    AnswerTimeoutError,
+    ExceptionAnswerError,
+    ModbusError,
+    ReadRequest,
+)
+from parkfleet.protocols.payload.series import Scan
+from parkfleet.protocols.quality import EXCEPTION, Quality, quality_name
+from parkfleet.protocols.registers import decode
+
+log = logging.getLogger(__name__)
+
+#: A silent meter is asked at least this often, in seconds: it is found again within a minute.
+MAX_BACKOFF_S: Final = 60.0
+#: Pause before a line that is down is tried again: first and longest, in seconds.
+REOPEN_S: Final = (0.5, 10.0)
+
+OnScan = Callable[[Scan], None]
+
+
+@dataclass
+class LineStatus:
+    """What a line did since the agent started, for status and heartbeats."""
+
+    id: str
+    up: bool = False
+    told: str = ""  # why it is down, or the last error
+    requests: int = 0
+    scans: int = 0
+    missed: int = 0  # slots that passed before the meter's turn came
+    errors: Counter[str] = field(default_factory=Counter)  # by cause
+    busy_s: float = 0.0  # time spent in transactions
+    meters_bad: set[str] = field(default_factory=set)
+
+
+@dataclass
+class _MeterState:
+    """What is known of one meter, per (line, unit)."""
+
+    plan: MeterPlan
+    last_ts: int = 0
+    misses: int = 0  # scans without an answer, in a row
+    ask_again: float = 0.0  # wall clock, seconds; before it the meter is taken for silent
+    cause: int = Quality.TIMEOUT
+    told: str = ""
+
+    def next_slot(self, after: float) -> float:
+        """The first multiple of the interval behind a time (wall clock, seconds)."""
+        interval = float(self.plan.config.interval)
+        return (after // interval + 1) * interval
+
+
+class LinePoller:
+    """Owns one line: its transport, its schedule, its meters' states."""
+
+    def __init__(self, plan: LinePlan, on_scan: OnScan, clock: Callable[[], float] = time.time) -> None:
+        self._plan = plan
+        self._on_scan = on_scan
+        self._clock = clock
+        self._transport: Transport | None = None
+        self._reopen_at = 0.0  # monotonic
+        self._reopen_pause = REOPEN_S[0]
+        self._meters = [_MeterState(meter) for meter in plan.meters]
+        self._stopping = asyncio.Event()
+        self.status = LineStatus(plan.config.id)
+
+    async def run(self) -> None:
+        """Polls until stop(), or until cancelled."""
+        now = self._clock()
+        due = [(meter.next_slot(now), index) for index, meter in enumerate(self._meters)]
+        heapq.heapify(due)
+        try:
+            while due and not self._stopping.is_set():
+                slot, index = due[0]
+                if await self._stopped_before(slot):
+                    return
+                await self._scan(self._meters[index], slot)
+                heapq.heapreplace(due, (self._following(self._meters[index], slot), index))
+        finally:
+            self._close()
+
+    def stop(self) -> None:
+        """Lets the scan in flight come to its end; run() returns then."""
+        self._stopping.set()
+
+    async def _stopped_before(self, slot: float) -> bool:
+        """Waits for a slot; True when stop() came first. Looks at the clock anew every second: it may be set."""
+        while (left := slot - self._clock()) > 0:
+            try:
+                async with asyncio.timeout(min(left, 1.0)):
+                    await self._stopping.wait()
+                return True
+            except TimeoutError:
+                if left > self._longest_wait():  # the clock was set back
+                    return False
+        return False
+
+    def _longest_wait(self) -> float:
+        return max(float(meter.plan.config.interval) for meter in self._meters)
+
+    def _following(self, meter: _MeterState, slot: float) -> float:
+        """The slot after this one; slots that have passed meanwhile are counted and left out."""
+        now = self._clock()
+        following = meter.next_slot(max(slot, now))
+        if slot <= now < slot + 1000 * meter.plan.config.interval:  # otherwise the clock was set: nothing was missed
+            self.status.missed += round((following - slot) / meter.plan.config.interval) - 1
+        return following if following - now <= meter.plan.config.interval else meter.next_slot(now)
+
+    async def _scan(self, meter: _MeterState, slot: float) -> None:
+        """Reads a meter and hands its scan on, whatever came of it."""
+        plan = meter.plan
+        columns = len(plan.points)
+        slots, quality = array("q", bytes(8 * columns)), bytearray([Quality.SKIPPED]) * columns
+        texts: dict[int, str | None] = {}
+        answered: float | None = None
+        cause = await self._unreachable(meter)
+        for planned in plan.requests if cause is None else ():
+            try:
+                words = await self._transact(planned.request)
+            except ExceptionAnswerError as error:
+                answered = answered or self._clock()
+                self._failed(meter, planned.points, quality, EXCEPTION | error.code, str(error))
+                continue  # the meter is well: it keeps its other points
+            except (ModbusError, LineDownError) as error:
+                cause = _cause(error)
+                self._failed(meter, planned.points, quality, cause, str(error))
+                break
+            answered = answered or self._clock()
+            for index in planned.points:
+                point = plan.points[index]
+                start = point.address - planned.request.address
+                slots[index], quality[index], texts[index] = decode(point, words[start : start + point.count])
+        self._judge(meter, cause, answered is not None, quality)
+        ts = self._timestamp(meter, slot, answered)
+        strings = tuple(texts.get(i) for i, point in enumerate(plan.points) if point.type == "string")
+        self.status.scans += 1
+        self._on_scan(Scan(plan.entry, ts, slots, bytes(quality), strings))
+
+    async def _unreachable(self, meter: _MeterState) -> int | None:
+        """Why the meter is not even asked now, or None."""
+        if meter.ask_again > self._clock():
+            return meter.cause
+        if self._transport is None:
+            if time.monotonic() < self._reopen_at:
+                return Quality.DISCONNECTED
+            try:
+                self._transport = await open_transport(self._plan.address)
+            except LineDownError as error:
+                self._line_down(str(error))
+                return Quality.DISCONNECTED
+            self._reopen_pause = REOPEN_S[0]
+            self._line_up()
+        return None
+
+    async def _transact(self, request: ReadRequest) -> list[int]:
+        assert self._transport is not None
+        begun = time.monotonic()
+        self.status.requests += 1
+        try:
+            return await self._transport.transact(request, float(self._plan.config.timeout))
+        except LineDownError as error:
+            self._close()
+            self._line_down(str(error))
+            raise
+        finally:
+            self.status.busy_s += time.monotonic() - begun
+
+    def _failed(self, meter: _MeterState, points: tuple[int, ...], quality: bytearray, cause: int, told: str) -> None:
+        """Marks a request's points, counts, and tells a new kind of failure once."""
+        for index in points:
+            quality[index] = cause
+        self.status.errors[quality_name(cause)] += 1
+        if cause != Quality.DISCONNECTED and quality_name(cause) != meter.told:
+            meter.told = quality_name(cause)
+            config = meter.plan.config
+            log.warning("meter %s (line %s, unit %d): %s", config.id, config.line, config.unit, told)
+
+    def _judge(self, meter: _MeterState, cause: int | None, answered: bool, quality: bytearray) -> None:
+        """Learns from a scan whether the meter is there, and when to ask it again."""
+        config = meter.plan.config
+        if cause is not None and not answered:
+            quality[:] = bytes([cause]) * len(quality)  # nothing of it was read: one cause for all
+        if cause is None:
+            if meter.told and not any(code & EXCEPTION for code in quality):
+                log.info("meter %s (line %s, unit %d) answers again", config.id, config.line, config.unit)
+                meter.told = ""
+            meter.misses = 0
+            self.status.meters_bad.discard(config.id)
+            return
+        self.status.meters_bad.add(config.id)
+        if cause == Quality.TIMEOUT and meter.ask_again <= self._clock():
+            meter.misses += 1
+            meter.cause = cause
+            # One lost answer is no reason yet to ask less often. But on a serial line nothing tells a late answer
+            # from the next one of the same meter: let as much time again pass before the next question.
+            pause = float(self._plan.config.timeout) if self._plan.address.kind == "serial" else 0.0
+            if meter.misses > 1:
+                doubled = config.interval * 2 ** min(meter.misses - 1, 16) - config.interval / 2
+                pause = max(pause, min(doubled, MAX_BACKOFF_S))
+            meter.ask_again = self._clock() + pause
+
+    def _timestamp(self, meter: _MeterState, slot: float, answered: float | None) -> int:
+        """The scan's time, ms UTC: its slot when the answer came close to it; never backwards in a series."""
+        exact = answered if answered is not None else slot
+        ts = round(slot * 1000) if abs(exact - slot) <= meter.plan.config.snap_seconds else round(exact * 1000)
+        if meter.last_ts - 1000 * meter.plan.config.interval < ts <= meter.last_ts:
+            ts = meter.last_ts + 1
+        meter.last_ts = ts
+        return ts
+
+    def _line_down(self, told: str) -> None:
+        self._reopen_at = time.monotonic() + self._reopen_pause
+        self._reopen_pause = min(2 * self._reopen_pause, REOPEN_S[1])
+        if self.status.told != told:
+            log.warning("line %s is down: %s", self.status.id, told)
+        self.status.up, self.status.told = False, told
+
+    def _line_up(self) -> None:
+        if self.status.told:
+            log.info("line %s is up again", self.status.id)
+        self.status.up, self.status.told = True, ""
+
+    def _close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+            self._transport = None
+
+
+def _cause(error: ModbusError | LineDownError) -> int:
+    if isinstance(error, LineDownError):
+        return Quality.DISCONNECTED
+    if isinstance(error, AnswerTimeoutError):
+        return Quality.TIMEOUT
+    return Quality.CORRUPT

@@ -1,0 +1,96 @@
+"""Service: the agent's whole life on one screen. Starts every owner, and ends them in order."""
+
+import asyncio
+import logging
+import os
+import signal
+import time
+
+from parkfleet import __version__
+from parkfleet.agent.batcher import Batcher
+from parkfleet.agent.buffer import Buffer
+from parkfleet.agent.configuration import Configuration
+from parkfleet.agent.forwarder import Forwarder
+from parkfleet.agent.plan import make_plan
+from parkfleet.agent.poller import LinePoller
+from parkfleet.agent.store import NewBatch
+from parkfleet.protocols.payload.codecs import CODEC, encode
+from parkfleet.protocols.payload.topics import GatewayTopics
+
+log = logging.getLogger(__name__)
+
+#: After SIGTERM: for scans in flight, then for the broker to take what waits. Together below 5 s. Seconds.
+FINISH_SCANS_S = 2.0
+DRAIN_S = 2.0
+
+
+class AgentService:
+    """One gateway's agent."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        gateway = configuration.gateway
+        self._flush_s = float(gateway.buffer.flush)
+        self._plan = make_plan(configuration)
+        self._packed_schema = self._plan.schema.pack()
+        self._batcher = Batcher()
+        self._buffer = Buffer(configuration.path(gateway.buffer.path), gateway.buffer)
+        topics = GatewayTopics(gateway.park, gateway.gateway)
+        self._forwarder = Forwarder(self._buffer, gateway.broker, topics, configuration.folder, __version__)
+        self._pollers = [LinePoller(line, self._batcher.add) for line in self._plan.lines]
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Runs until stop is set, then closes the open batch into the buffer and returns within 5 s."""
+        await self._buffer.open()
+        try:
+            async with asyncio.TaskGroup() as group:
+                lines = [group.create_task(poller.run(), name=f"line {poller.status.id}") for poller in self._pollers]
+                forward = group.create_task(self._forwarder.run(), name="forwarder")
+                flush = group.create_task(self._flush_for_ever(), name="flush")
+                await stop.wait()
+                await self._finish(lines, flush, forward)
+        finally:
+            await self._buffer.close()
+
+    async def _finish(
+        self, lines: list[asyncio.Task[None]], flush: asyncio.Task[None], forward: asyncio.Task[None]
+    ) -> None:
+        """Upstream to downstream: no new scans, the last batch into the buffer, what can be sent is sent."""
+        for poller in self._pollers:
+            poller.stop()
+        if lines:
+            await asyncio.wait(lines, timeout=FINISH_SCANS_S)
+        for task in (*lines, flush):
+            task.cancel()
+        await asyncio.wait([*lines, flush])
+        await self._flush()
+        self._forwarder.drain()
+        await asyncio.wait([forward], timeout=DRAIN_S)
+        forward.cancel()
+
+    async def _flush_for_ever(self) -> None:
+        """Closes the open batch every flush interval, on the clock's own multiples."""
+        while True:
+            await asyncio.sleep(self._flush_s - time.time() % self._flush_s)  # the flush interval itself
+            await self._flush()
+
+    async def _flush(self) -> None:
+        batch = self._batcher.close()
+        if batch is None:
+            return
+        body = encode(self._plan.schema, batch.rows)
+        new = NewBatch(
+            self._packed_schema, self._plan.schema.id, CODEC, body, batch.readings, batch.first_ts, batch.last_ts
+        )
+        await self._buffer.append(new)
+
+
+async def run_service(configuration: Configuration) -> None:
+    """Runs an agent until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    gateway = configuration.gateway
+    log.info("agent %s of %s/%s, process %d", __version__, gateway.park, gateway.gateway, os.getpid())
+    await AgentService(configuration).run(stop)
+    log.info("agent stopped")

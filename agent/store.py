@@ -1,0 +1,300 @@
+"""Store: batches in one SQLite database, one BLOB a batch.
+
+Invariants:
+- an epoch belongs to one database file; within it seq grows by one from 1 and is never given twice, also
+  when the newest batches have been deleted (AUTOINCREMENT);
+- `append` returns after the batch is on the disk (WAL, synchronous=FULL);
+- acknowledgements ride on the next append's commit: losing them costs a duplicate, never a reading.
+
+Synchronous; owned by the buffer's one thread.
+"""
+
+import os
+import secrets
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+#: What this agent writes (PRAGMA user_version); agent/migrations.py leads up to it.
+SCHEMA_VERSION: Final = 1
+#: "pfbf": marks the file as a ParkFleet buffer (PRAGMA application_id).
+APPLICATION_ID: Final = 0x70666266
+#: A page of the database that is free is kept for reuse; so much room per batch beside its bytes is reckoned with.
+ROW_OVERHEAD: Final = 64
+
+
+class StoreError(Exception):
+    """The database cannot be used; the message is a sentence for the operator."""
+
+
+class ForeignStoreError(StoreError):
+    """The file is damaged or not ours: it is moved aside, not written to."""
+
+
+@dataclass(frozen=True)
+class NewBatch:
+    """A batch as the batcher closed and the codec encoded it."""
+
+    schema: bytes  # the packed schema its body was encoded with
+    schema_id: int
+    codec: int
+    body: bytes
+    readings: int
+    first_ts: int  # ms UTC
+    last_ts: int
+
+
+@dataclass(frozen=True)
+class StoredBatch:
+    """A batch on its way to the broker."""
+
+    epoch: int
+    seq: int
+    schema_id: int
+    codec: int
+    body: bytes
+    readings: int
+    first_ts: int  # ms UTC
+
+
+@dataclass(frozen=True)
+class StoreStats:
+    """What waits, and what is kept."""
+
+    epoch: int
+    last_seq: int
+    batches: int  # not acknowledged
+    readings: int
+    bytes: int
+    oldest_ts: int  # ms UTC of the oldest reading that waits; 0 when none does
+    kept_batches: int  # acknowledged, kept for replay
+    kept_bytes: int
+    dropped_batches: int  # dropped unacknowledged, since the file was made
+    dropped_readings: int
+
+
+class Store:
+    """One database."""
+
+    def __init__(self, connection: sqlite3.Connection, retain_s: float, max_bytes: int) -> None:
+        self._db = connection
+        self._retain_ms = int(retain_s * 1000)
+        self._max_bytes = max_bytes
+        self._acknowledged: list[int] = []
+        row = self._db.execute("SELECT value FROM facts WHERE name = 'epoch'").fetchone()
+        if row is None:
+            raise ForeignStoreError("it has no epoch")
+        self.epoch = int(row[0])
+
+    @classmethod
+    def open(cls, path: Path, retain_s: float, max_bytes: int) -> "Store":
+        """Opens or makes the database. Raises StoreError, ForeignStoreError for a file that must be moved aside."""
+        try:
+            connection = _connect(str(path))
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot open {path}: {error}") from None
+        try:
+            version = _version(connection, path)
+            if version < SCHEMA_VERSION:
+                connection.close()
+                _migrate_in_child(path)
+                connection = _connect(str(path))
+            _set_up(connection)
+            return cls(connection, retain_s, max_bytes)
+        except sqlite3.OperationalError as error:
+            connection.close()
+            raise StoreError(f"cannot use {path}: {error}") from None
+        except sqlite3.DatabaseError as error:
+            connection.close()
+            raise ForeignStoreError(f"{path} is damaged: {error}") from None
+        except BaseException:
+            connection.close()
+            raise
+
+    @classmethod
+    def in_memory(cls, max_bytes: int) -> "Store":
+        """A store of its own epoch that lives no longer than the process: for when the disk refuses."""
+        from parkfleet.agent.migrations import migrate  # sqlite-utils costs 24 MB: not in the usual case
+
+        connection = _connect(":memory:")
+        migrate(connection)
+        return cls(connection, 0, max_bytes)
+
+    def append(self, batch: NewBatch) -> int:
+        """Stores a batch and returns its seq. Raises sqlite3.Error: then nothing has changed."""
+        acknowledged = list(self._acknowledged)
+        now = int(time.time() * 1000)
+        with _transaction(self._db):
+            self._db.execute("INSERT OR IGNORE INTO schemas (id, packed) VALUES (?, ?)", (batch.schema_id, batch.schema))
+            cursor = self._db.execute(
+                "INSERT INTO batches (schema_id, codec, body, readings, first_ts, last_ts) VALUES (?, ?, ?, ?, ?, ?)",
+                (batch.schema_id, batch.codec, batch.body, batch.readings, batch.first_ts, batch.last_ts),
+            )
+            self._mark(acknowledged, now)
+            self._make_room(now)
+        del self._acknowledged[: len(acknowledged)]
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def waiting(self, after: int, limit: int) -> list[StoredBatch]:
+        """Batches not acknowledged with a seq above `after`, oldest first."""
+        rows = self._db.execute(
+            "SELECT seq, schema_id, codec, body, readings, first_ts FROM batches"
+            " WHERE acked_ms IS NULL AND seq > ? ORDER BY seq LIMIT ?",
+            (after, limit + len(self._acknowledged)),
+        )
+        known = set(self._acknowledged)
+        batches = [StoredBatch(self.epoch, *row) for row in rows if row[0] not in known]
+        return batches[:limit]
+
+    def schema(self, schema_id: int) -> bytes:
+        """A packed schema by its id; empty when there is none."""
+        row = self._db.execute("SELECT packed FROM schemas WHERE id = ?", (schema_id,)).fetchone()
+        return bytes(row[0]) if row else b""
+
+    def acknowledge(self, seqs: Iterable[int]) -> None:
+        """Takes acknowledgements; written with the next append or flush."""
+        self._acknowledged.extend(seqs)
+
+    def flush(self) -> None:
+        """Writes what is known of acknowledgements. Raises sqlite3.Error."""
+        if self._acknowledged:
+            with _transaction(self._db):
+                self._mark(self._acknowledged, int(time.time() * 1000))
+            self._acknowledged.clear()
+
+    def stats(self) -> StoreStats:
+        """Counts; reads indexes only."""
+        waiting = self._sums("acked_ms IS NULL")
+        for start in range(0, len(self._acknowledged), 500):  # acknowledged, but not yet written so
+            marks = ",".join(map(str, self._acknowledged[start : start + 500]))
+            waiting = [have - gone for have, gone in zip(waiting, self._sums(f"seq IN ({marks})"), strict=True)]
+        oldest = self.waiting(0, 1)
+        kept = self._sums("acked_ms IS NOT NULL")
+        last = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'batches'").fetchone()
+        dropped = dict(self._db.execute("SELECT name, value FROM facts WHERE name LIKE 'dropped_%'").fetchall())
+        return StoreStats(
+            epoch=self.epoch,
+            last_seq=int(last[0]) if last else 0,
+            batches=waiting[0],
+            readings=waiting[1],
+            bytes=waiting[2],
+            oldest_ts=oldest[0].first_ts if oldest else 0,
+            kept_batches=kept[0],
+            kept_bytes=kept[2],
+            dropped_batches=int(dropped.get("dropped_batches", 0)),
+            dropped_readings=int(dropped.get("dropped_readings", 0)),
+        )
+
+    def close(self) -> None:
+        """Writes acknowledgements and closes; the file is whole without it too."""
+        try:
+            self.flush()
+        finally:
+            self._db.close()
+
+    def _sums(self, condition: str) -> list[int]:
+        """[batches, readings, bytes] of the batches of which the condition holds."""
+        query = f"SELECT count(*), total(readings), total(length(body)) FROM batches WHERE {condition}"
+        return [int(number) for number in self._db.execute(query).fetchone()]
+
+    def _mark(self, seqs: list[int], now: int) -> None:
+        self._db.executemany("UPDATE batches SET acked_ms = ? WHERE seq = ?", [(now, seq) for seq in seqs])
+
+    def _make_room(self, now: int) -> None:
+        """Deletes acknowledged batches past `retain`, then the oldest until the limit holds, acknowledged ones first."""
+        self._db.execute("DELETE FROM batches WHERE acked_ms < ?", (now - self._retain_ms,))
+        room = self._max_bytes - self._used()
+        if room >= 0:
+            return
+        rows = self._db.execute(
+            "SELECT seq, length(body), readings, acked_ms IS NULL FROM batches ORDER BY acked_ms IS NULL, seq"
+        )
+        victims, batches, readings = [], 0, 0
+        for seq, size, count, unacknowledged in rows:
+            if room >= 0:
+                break
+            victims.append((seq,))
+            room += size + ROW_OVERHEAD
+            if unacknowledged:
+                batches, readings = batches + 1, readings + count
+        self._db.executemany("DELETE FROM batches WHERE seq = ?", victims)
+        for name, count in (("dropped_batches", batches), ("dropped_readings", readings)):
+            self._db.execute(
+                "INSERT INTO facts (name, value) VALUES (?, ?)"
+                " ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + CAST(excluded.value AS INTEGER)",
+                (name, str(count)),
+            )
+
+    def _used(self) -> int:
+        """Bytes of pages in use."""
+        pages, free, size = (
+            int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return (pages - free) * size
+
+
+class _transaction:
+    """BEGIN IMMEDIATE … COMMIT, or ROLLBACK when the block or the commit fails."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            if kind is None:
+                self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+
+def new_epoch() -> int:
+    """A random number from 1 to 2^32 - 1: clocks of gateways are not to be trusted with uniqueness."""
+    return secrets.randbelow(2**32 - 1) + 1
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+
+
+def _set_up(connection: sqlite3.Connection) -> None:
+    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise StoreError(f"the file system keeps no write-ahead log (journal mode {mode})")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA cache_size = -1024")  # KiB: the buffer is written once and read once
+    check = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if check != "ok":
+        raise ForeignStoreError(f"it is damaged: {check}")
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    """The file's schema version; 0 for a new file. Raises ForeignStoreError, StoreError."""
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if application != APPLICATION_ID:
+        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            raise ForeignStoreError(f"{path} is a database, but not a ParkFleet buffer")
+        return 0
+    if version > SCHEMA_VERSION:
+        raise ForeignStoreError(f"{path} was written by a newer agent (version {version}, this one knows {SCHEMA_VERSION})")
+    return version
+
+
+def _migrate_in_child(path: Path) -> None:
+    """Migrates in a short-lived process: what it imports would stay in this one's memory for good."""
+    command = [sys.executable, "-m", "parkfleet.agent.migrations", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines() or ["no reason told"]
+        raise StoreError(f"cannot prepare {path}: {reason[-1]}")

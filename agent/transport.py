@@ -1,0 +1,237 @@
+"""Transport: one line's wire, one transaction at a time.
+
+A transport lives from one opening of its device or connection to its end; the poller opens new ones.
+"""
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import termios
+import time
+from typing import Final, Protocol
+
+from parkfleet.protocols.config import LineAddress
+from parkfleet.protocols.modbus import rtu, tcp
+from parkfleet.protocols.modbus.pdu import AnswerTimeoutError, CorruptAnswerError, ModbusError, ReadRequest
+
+CONNECT_TIMEOUT_S: Final = 5.0
+
+
+class LineDownError(Exception):
+    """The line itself is away: port missing or in use, adapter unplugged, connection refused or ended."""
+
+
+class AnswerReader(Protocol):
+    """What collects an answer's bytes: rtu.AnswerReader or tcp.AnswerReader."""
+
+    def feed(self, data: bytes) -> bytes | None: ...
+    def incomplete(self) -> str: ...
+
+
+class Transport(Protocol):
+    """An open line."""
+
+    async def transact(self, request: ReadRequest, timeout: float) -> list[int]:
+        """The registers (or bits) asked for; timeout in seconds, to the answer's last byte.
+
+        Raises ModbusError when this transaction gave no values, LineDownError when the line is gone.
+        """
+
+    def close(self) -> None:
+        """Gives the device or connection back; idempotent."""
+
+
+async def open_transport(line: LineAddress) -> Transport:
+    """Opens a line. Raises LineDownError with a sentence for the installer."""
+    if line.kind == "serial":
+        return SerialTransport(line)
+    return await StreamTransport.connect(line)
+
+
+class SerialTransport:
+    """An RS-485 bus on a serial port or pty."""
+
+    def __init__(self, line: LineAddress) -> None:
+        self._line = line
+        self._fd = _open_port(line)
+        self._silence = rtu.silence(line.baud, line.bits_per_byte)
+        self._byte_s = line.bits_per_byte / line.baud
+        self._quiet_since = time.monotonic()  # when the last byte was on the wire
+
+    async def transact(self, request: ReadRequest, timeout: float) -> list[int]:
+        """See Transport. Waits for t3.5 of silence first, and drops what came unasked."""
+        await self._wait_for_silence()
+        reader = rtu.AnswerReader(request)
+        frame = rtu.frame(request.unit, request.pdu)
+        sent_until = time.monotonic() + len(frame) * self._byte_s
+        self._write(frame)
+        self._quiet_since = sent_until
+        wire = (rtu.MAX_FRAME if request.data_bytes > 240 else request.data_bytes + 5) * self._byte_s
+        try:
+            async with asyncio.timeout(len(frame) * self._byte_s + timeout + wire):
+                while True:
+                    data = await self._read()
+                    self._quiet_since = max(sent_until, time.monotonic())
+                    if (pdu := reader.feed(data)) is not None:
+                        return request.values(pdu)
+        except TimeoutError:
+            raise _no_answer(reader) from None
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    async def _wait_for_silence(self) -> None:
+        """Returns when the line has been silent for t3.5; bytes that still come (a late answer) start it anew."""
+        while (left := self._quiet_since + self._silence - time.monotonic()) > 0:
+            await asyncio.sleep(left)  # the wire's own silence, not synchronisation
+        while self._drain():
+            self._quiet_since = time.monotonic()
+            await asyncio.sleep(self._silence)
+
+    def _drain(self) -> bytes:
+        try:
+            data = os.read(self._fd, 4096)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            raise self._down(error) from None
+        return data
+
+    def _write(self, frame: bytes) -> None:
+        try:
+            written = os.write(self._fd, frame)
+        except OSError as error:
+            raise self._down(error) from None
+        if written != len(frame):
+            raise LineDownError(f"{self._line.device} takes no more bytes")
+
+    async def _read(self) -> bytes:
+        loop = asyncio.get_running_loop()
+        readable: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(self._fd, lambda: readable.done() or readable.set_result(None))
+        try:
+            await readable
+        finally:
+            loop.remove_reader(self._fd)
+        try:
+            data = os.read(self._fd, 4096)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            raise self._down(error) from None
+        if not data:
+            raise LineDownError(f"{self._line.device} is gone: adapter unplugged?")
+        return data
+
+    def _down(self, error: OSError) -> LineDownError:
+        return LineDownError(f"{self._line.device} is gone ({error.strerror}): adapter unplugged?")
+
+
+class StreamTransport:
+    """Modbus TCP, or RTU frames over TCP."""
+
+    def __init__(self, line: LineAddress, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._line = line
+        self._reader = reader
+        self._writer = writer
+        self._transaction = 0
+
+    @classmethod
+    async def connect(cls, line: LineAddress) -> "StreamTransport":
+        """Raises LineDownError."""
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                reader, writer = await asyncio.open_connection(line.host, line.port, limit=4096)
+        except TimeoutError:
+            raise LineDownError(f"{line.host}:{line.port} does not answer: powered, cabled, address right?") from None
+        except OSError as error:
+            raise LineDownError(f"cannot connect to {line.host}:{line.port}: {error.strerror or error}") from None
+        return cls(line, reader, writer)
+
+    async def transact(self, request: ReadRequest, timeout: float) -> list[int]:
+        """See Transport."""
+        collector, frame = self._prepare(request)
+        try:
+            self._writer.write(frame)
+            async with asyncio.timeout(timeout):
+                await self._writer.drain()
+                while True:
+                    data = await self._reader.read(4096)
+                    if not data:
+                        raise LineDownError(f"{self._line.host}:{self._line.port} ended the connection")
+                    if (pdu := collector.feed(data)) is not None:
+                        return request.values(pdu)
+        except TimeoutError:
+            raise self._spoiled(_no_answer(collector)) from None
+        except CorruptAnswerError as error:
+            raise self._spoiled(error) from None
+        except OSError as error:
+            raise LineDownError(f"{self._line.host}:{self._line.port}: {error.strerror or error}") from None
+
+    def close(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop may be closed already
+            self._writer.close()
+
+    def _prepare(self, request: ReadRequest) -> tuple[AnswerReader, bytes]:
+        if self._line.kind == "tcp":
+            self._transaction = (self._transaction + 1) & 0xFFFF
+            collector = tcp.AnswerReader(request, self._transaction)
+            return collector, tcp.frame(self._transaction, request.unit, request.pdu)
+        return rtu.AnswerReader(request), rtu.frame(request.unit, request.pdu)
+
+    def _spoiled(self, error: ModbusError) -> ModbusError:
+        """RTU has no transaction id, and a stream may be out of step: only a new connection is surely clean.
+
+        A Modbus TCP time-out alone keeps the connection: late answers are known by their transaction id.
+        """
+        if self._line.kind == "rtu+tcp" or isinstance(error, CorruptAnswerError):
+            self.close()
+            self._reader.feed_eof()
+        return error
+
+
+def _no_answer(reader: AnswerReader) -> ModbusError:
+    told = reader.incomplete()
+    return CorruptAnswerError(told) if told else AnswerTimeoutError("no answer in time")
+
+
+def _open_port(line: LineAddress) -> int:
+    """The port's descriptor: raw, locked, at the line's settings. Raises LineDownError."""
+    try:
+        fd = os.open(line.device, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+    except OSError as error:
+        remedy = {
+            errno.ENOENT: "is the adapter plugged in? `ls -l /dev/serial/by-id` lists them",
+            errno.EACCES: "add the agent's user to the group dialout",
+        }.get(error.errno or 0, "")
+        raise LineDownError(f"cannot open {line.device}: {error.strerror}. {remedy}".rstrip(". ")) from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _configure(fd, line)
+        termios.tcflush(fd, termios.TCIOFLUSH)
+    except BlockingIOError:
+        os.close(fd)
+        raise LineDownError(f"{line.device} is in use by another program: stop it first") from None
+    except (termios.error, OSError, AttributeError) as error:
+        os.close(fd)
+        raise LineDownError(f"{line.device} cannot be set to {line.baud} {line.parity}{line.stopbits}: {error}") from None
+    return fd
+
+
+def _configure(fd: int, line: LineAddress) -> None:
+    iflag, oflag, cflag, lflag, _, _, chars = termios.tcgetattr(fd)
+    iflag &= ~(termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP | termios.INLCR | termios.IGNCR)
+    iflag &= ~(termios.ICRNL | termios.IXON | termios.IXOFF | termios.INPCK)
+    oflag &= ~termios.OPOST
+    lflag &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
+    cflag &= ~(termios.CSIZE | termios.PARENB | termios.PARODD | termios.CSTOPB | termios.CRTSCTS)
+    cflag |= termios.CS8 | termios.CREAD | termios.CLOCAL
+    cflag |= {"N": 0, "E": termios.PARENB, "O": termios.PARENB | termios.PARODD}[line.parity]
+    cflag |= termios.CSTOPB if line.stopbits == 2 else 0
+    speed = getattr(termios, f"B{line.baud}")
+    chars[termios.VMIN], chars[termios.VTIME] = 1, 0
+    termios.tcsetattr(fd, termios.TCSANOW, [iflag, oflag, cflag, lflag, speed, speed, chars])

@@ -1,0 +1,43 @@
+"""Library: finds a profile by its name, in the user's folders first, then among the built-in ones."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from parkfleet.protocols.document import Document, DocumentError, Problem
+from parkfleet.protocols.profile import Profile
+
+BUILT_IN: Final = Path(__file__).with_name("profiles")
+
+
+class UnknownProfileError(Exception):
+    """No folder has the profile; the message says where was looked and what may have been meant."""
+
+
+def profile_names(folders: Iterable[Path] = ()) -> list[str]:
+    """Names of all profiles that can be found, sorted."""
+    return sorted({path.stem for folder in (*folders, BUILT_IN) for path in folder.glob("*.yaml")})
+
+
+def load_profile(name: str, folders: Iterable[Path] = ()) -> Profile:
+    """Reads a profile. Raises UnknownProfileError, or DocumentError with the mistakes in its file."""
+    searched = [*folders, BUILT_IN]
+    for folder in searched:
+        path = folder / f"{name}.yaml"
+        if path.is_file():
+            return read_profile(path)
+    close = difflib.get_close_matches(name, profile_names(searched), n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "`parkfleet agent profiles` lists what there is"
+    places = ", ".join(str(folder) for folder in searched[:-1]) or "no folder of yours"
+    raise UnknownProfileError(f"no profile {name!r} in {places} or the built-in library: {hint}")
+
+
+def read_profile(path: Path) -> Profile:
+    """Reads one profile file. Raises DocumentError."""
+    document = Document.read(path)
+    profile = document.convert(Profile)
+    if profile.profile != path.stem:
+        problem: Problem = document.problem("profile", f"the file is called {path.name}: name it {profile.profile}.yaml")
+        raise DocumentError([problem])
+    return profile

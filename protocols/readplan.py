@@ -1,0 +1,81 @@
+"""Read plan: the requests by which a meter's points are read in the least wire time.
+
+Points sorted by address are cut into runs, one request a run, gaps between them included. Dynamic programming
+over the cuts finds the exact optimum under the line's cost model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from parkfleet.protocols.config import LineAddress
+from parkfleet.protocols.modbus.pdu import ReadRequest
+from parkfleet.protocols.modbus.rtu import silence
+from parkfleet.protocols.profile import BIT_TABLES, Point, Profile, Table
+
+
+@dataclass(frozen=True)
+class WireCost:
+    """What a request costs on a line, in seconds."""
+
+    request: float  # each request, whatever it asks: frames, silences, the meter's turnaround
+    byte: float  # each byte of values in the answer
+
+    @classmethod
+    def of(cls, line: LineAddress, turnaround: float = 0.01) -> "WireCost":
+        """The cost model of a line. turnaround: seconds from the request's end to the answer's begin."""
+        if line.kind != "serial":
+            return cls(request=0.001 + turnaround, byte=1e-7)  # a round trip outweighs any gap
+        byte = line.bits_per_byte / line.baud
+        frames = 8 + 5  # request, and the answer without its values
+        return cls(frames * byte + 2 * silence(line.baud, line.bits_per_byte) + turnaround, byte)
+
+
+@dataclass(frozen=True)
+class PlannedRequest:
+    """One request and the points in its answer."""
+
+    request: ReadRequest
+    points: tuple[int, ...]  # indices into the planned points
+
+    def seconds(self, cost: WireCost) -> float:
+        """Wire time of the request and its answer."""
+        return cost.request + cost.byte * self.request.data_bytes
+
+
+def plan_requests(profile: Profile, points: Sequence[Point], unit: int, cost: WireCost) -> list[PlannedRequest]:
+    """The requests of least wire time that read all the points, in order of table and address."""
+    plan: list[PlannedRequest] = []
+    for table in ("coil", "discrete", "holding", "input"):
+        order = sorted(
+            (index for index, point in enumerate(points) if point.table == table),
+            key=lambda index: (points[index].address, points[index].end),
+        )
+        for first, behind in _cuts(profile, [points[index] for index in order], table, cost):
+            chosen = order[first:behind]
+            address = points[chosen[0]].address
+            end = max(points[index].end for index in chosen)
+            plan.append(PlannedRequest(ReadRequest(unit, table, address, end - address), tuple(chosen)))
+    return plan
+
+
+def _cuts(profile: Profile, points: list[Point], table: Table, cost: WireCost) -> list[tuple[int, int]]:
+    """(first, behind) of each run of the optimum: best[j] is the least time in which points[:j] are read."""
+    limit = profile.max_bits if table in BIT_TABLES else profile.max_registers
+    holes = [(hole.address, hole.address + hole.count) for hole in profile.holes if hole.table == table]
+    per_item = cost.byte * (1 / 8 if table in BIT_TABLES else 2)
+    best = [0.0] + [float("inf")] * len(points)
+    came_from = [0] * (len(points) + 1)
+    for first, point in enumerate(points):
+        end = 0
+        for behind in range(first + 1, len(points) + 1):
+            end = max(end, points[behind - 1].end)
+            if end - point.address > limit or any(a < end and point.address < b for a, b in holes):
+                break
+            seconds = best[first] + cost.request + per_item * (end - point.address)
+            if seconds < best[behind]:
+                best[behind], came_from[behind] = seconds, first
+    runs, behind = [], len(points)
+    while behind:
+        runs.append((came_from[behind], behind))
+        behind = came_from[behind]
+    return runs[::-1]

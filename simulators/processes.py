@@ -1,0 +1,76 @@
+"""Processes: children that never outlive us, each with its output in a file."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+from pathlib import Path
+from typing import Final, Self
+
+PR_SET_PDEATHSIG: Final = 1
+
+
+class Child:
+    """A started command. Ends with the block, politely first."""
+
+    def __init__(self, name: str, command: list[str], log: Path, grace_s: float = 6.0) -> None:
+        self.name = name
+        self.log = log
+        self._command = command
+        self._grace_s = grace_s
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> Self:
+        with self.log.open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C reaches us alone; we end the children in order
+                preexec_fn=_die_with_parent,
+            )
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.stop()
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    async def wait(self) -> int:
+        """Waits for its end; returns the exit code."""
+        assert self._process is not None
+        return await self._process.wait()
+
+    async def stop(self) -> int:
+        """SIGTERM, and SIGKILL when it has not left in its grace; returns the exit code."""
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._send(signal.SIGTERM)
+            try:
+                async with asyncio.timeout(self._grace_s):
+                    await self._process.wait()
+            except TimeoutError:
+                self._send(signal.SIGKILL)
+        return await self._process.wait()
+
+    def kill(self) -> None:
+        """SIGKILL: what a power cut looks like to a process."""
+        self._send(signal.SIGKILL)
+
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self.log.read_text("utf-8", "replace") if self.log.exists() else ""
+
+    def _send(self, number: int) -> None:
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process.pid, number)
+
+
+def _die_with_parent() -> None:
+    """In the child, before it starts: Linux ends it when our process ends, however that happens."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,90 @@
+"""Proxy: a TCP link between two real parts that can be cut and mended, and that counts its bytes."""
+
+import asyncio
+import contextlib
+from typing import Self
+
+
+class LinkProxy:
+    """Listens on a port of its own and passes bytes to a target. While cut, it refuses and drops connections."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._server: asyncio.Server | None = None
+        self._links: set[asyncio.Task[None]] = set()
+        self.port = 0
+        self.bytes_up = 0  # towards the target
+        self.bytes_down = 0
+        self.is_cut = False
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._link, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        await self._drop_links()
+        await self._server.wait_closed()
+
+    @property
+    def connections(self) -> int:
+        """Links that stand now."""
+        return len(self._links)
+
+    async def cut(self) -> None:
+        """Ends all connections and lets none through until mend()."""
+        self.is_cut = True
+        await self._drop_links()
+
+    def mend(self) -> None:
+        """Lets connections through again."""
+        self.is_cut = False
+
+    async def _drop_links(self) -> None:
+        links = list(self._links)
+        for link in links:
+            link.cancel()
+        await asyncio.gather(*links, return_exceptions=True)
+
+    async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._links.add(task)
+        try:
+            if not self.is_cut:
+                await self._pass_both_ways(reader, writer)
+        except asyncio.CancelledError:
+            pass  # cut, or closing: the server's own callback must not see it
+        finally:
+            self._links.discard(task)
+            writer.transport.abort()
+
+    async def _pass_both_ways(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there, back = await asyncio.open_connection(*self._target)
+        except OSError:
+            return
+        try:
+            up = asyncio.create_task(self._pump(reader, back, up=True))
+            down = asyncio.create_task(self._pump(there, writer, up=False))
+            try:
+                await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                up.cancel()
+                down.cancel()
+                await asyncio.gather(up, down, return_exceptions=True)
+        finally:
+            back.transport.abort()
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, up: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(65536):
+                if up:
+                    self.bytes_up += len(data)
+                else:
+                    self.bytes_down += len(data)
+                sink.write(data)
+                await sink.drain()
+            await sink.drain()
