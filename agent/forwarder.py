@@ -120,13 +120,13 @@ class Forwarder:
         draining = asyncio.create_task(self._draining.wait())
         try:
             while True:
+                if arrival.done():  # before looking: what is appended while we look must wake us again
+                    arrival = asyncio.create_task(self._buffer.wait_for_batch())
                 room = window - len(flight.acks)
                 for batch in await self._buffer.waiting(flight.sent, room) if room else ():
                     await self._send(connection, flight, batch)
                 if draining.done() and not flight.acks:
                     return
-                if arrival.done():
-                    arrival = asyncio.create_task(self._buffer.wait_for_batch())
                 waits = {connection.lost, *flight.acks, *([] if room <= 0 else [arrival])}
                 waits |= set() if draining.done() else {draining}
                 timeout = ACK_TIMEOUT_S if flight.acks else None

@@ -8,7 +8,7 @@ import contextlib
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 import msgspec
 import yaml
@@ -157,7 +157,7 @@ class Document:
         try:
             convert(data, kind)
         except msgspec.ValidationError as error:
-            yield self.problem(path, _in_words(str(error), data))
+            yield self.problem(path, _in_words(str(error), data, kind))
 
 
 def convert(data: object, model: type[T]) -> T:
@@ -218,8 +218,12 @@ def _suggest(word: str, known: Any) -> str:
     return f": did you mean {close[0]!r}?" if close else f": known are {', '.join(sorted(known))}"
 
 
-def _in_words(error: str, data: object) -> str:
+def _in_words(error: str, data: object, kind: Any) -> str:
     """msgspec's sentence without its own path, and with the value that was found."""
+    if get_origin(kind) is Literal:
+        close = difflib.get_close_matches(str(data), list(map(str, get_args(kind))), n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return f"{hint}Expected one of {', '.join(map(str, get_args(kind)))}, got {data!r}"
     message = error.split(" - at `")[0]
     if "matching regex" in message:  # ids are the only texts with a pattern
         message = "expected an id: 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"

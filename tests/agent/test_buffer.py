@@ -1,0 +1,212 @@
+"""Buffer and store: what is appended is there after a crash, once, in order, and a bad disk stops nobody."""
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from parkfleet.agent.buffer import Buffer
+from parkfleet.agent.store import APPLICATION_ID, ForeignStoreError, NewBatch, Store
+from parkfleet.protocols.config import BufferConfig
+from parkfleet.protocols.quantity import Duration, Size
+
+
+def batch(body: bytes = b"body", readings: int = 3) -> NewBatch:
+    return NewBatch(b"schema", 7, 1, body, readings, 1000, 2000)
+
+
+def open_store(path: Path, max_bytes: int = 1 << 24, retain_s: float = 3600) -> Store:
+    return Store.open(path, retain_s, max_bytes)
+
+
+def seqs(store: Store) -> list[int]:
+    return [stored.seq for stored in store.waiting(0, 1000)]
+
+
+def test_append_counts_up_and_survives_reopening(tmp_path: Path) -> None:
+    """Batches come back in order, under the same epoch, after the file was closed and opened again."""
+    store = open_store(tmp_path / "b.db")
+    assert [store.append(batch()) for _ in range(3)] == [1, 2, 3]
+    epoch = store.epoch
+    store.close()
+    again = open_store(tmp_path / "b.db")
+    assert (again.epoch, seqs(again), again.schema(7)) == (epoch, [1, 2, 3], b"schema")
+    again.close()
+
+
+def test_acknowledge_is_kept_with_the_next_append(tmp_path: Path) -> None:
+    """An acknowledged batch is not sent again, and is kept for replay."""
+    store = open_store(tmp_path / "b.db")
+    for _ in range(3):
+        store.append(batch())
+    store.acknowledge([1, 2])
+    assert seqs(store) == [3]
+    assert (store.stats().batches, store.stats().readings) == (1, 3)
+    store.append(batch())
+    store.close()
+    again = open_store(tmp_path / "b.db")
+    assert seqs(again) == [3, 4]
+    assert again.stats().kept_batches == 2
+    again.close()
+
+
+def test_seq_is_never_given_twice(tmp_path: Path) -> None:
+    """Numbers go on behind the highest ever given, also when every batch has been deleted."""
+    store = open_store(tmp_path / "b.db", retain_s=-1)  # what is acknowledged goes with the next append
+    for _ in range(5):
+        store.append(batch())
+    store.acknowledge([1, 2, 3, 4, 5])
+    store.flush()
+    store.append(batch())
+    store.acknowledge([6])
+    store.close()
+    again = open_store(tmp_path / "b.db", retain_s=-1)
+    assert again.append(batch()) == 7
+    again.close()
+
+
+def test_limit_drops_acknowledged_first_then_oldest(tmp_path: Path) -> None:
+    """At the limit the acknowledged go first, then the oldest; what was lost is counted."""
+    store = open_store(tmp_path / "b.db", max_bytes=1 << 20)
+    for _ in range(4):
+        store.append(batch(os.urandom(100_000)))
+    store.acknowledge([3, 4])
+    for _ in range(10):
+        store.append(batch(os.urandom(100_000)))
+    left = seqs(store)
+    assert 3 not in left and 4 not in left
+    assert left == list(range(left[0], 15))
+    stats = store.stats()
+    dropped = left[0] - 1 - 2 * (left[0] > 4)
+    assert (stats.dropped_batches, stats.dropped_readings) == (dropped, 3 * dropped)
+    assert stats.bytes <= 1 << 20
+    store.close()
+
+
+APPEND_FOR_EVER = """
+import sys
+from pathlib import Path
+from parkfleet.agent.store import NewBatch, Store
+store = Store.open(Path(sys.argv[1]), 3600, 1 << 30)
+while True:
+    print(store.append(NewBatch(b"s", 7, 1, b"x" * 1000, 1, 0, 0)), flush=True)
+"""
+
+
+def test_append_survives_kill(tmp_path: Path) -> None:
+    """Every number that append() returned is in the file after kill -9, with none missing between."""
+    path = tmp_path / "b.db"
+    with subprocess.Popen([sys.executable, "-c", APPEND_FOR_EVER, str(path)], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        told = [int(child.stdout.readline()) for _ in range(50)]
+        child.send_signal(signal.SIGKILL)
+        told += [int(line) for line in child.stdout.read().splitlines() if line]
+    store = open_store(path)
+    found = seqs(store)
+    assert found == list(range(1, len(found) + 1))
+    assert len(told) <= len(found) <= len(told) + 1  # the last may have been stored and not told
+    store.close()
+
+
+def test_open_foreign_database(tmp_path: Path) -> None:
+    """A database that is not ours is never written to."""
+    path = tmp_path / "b.db"
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE pictures (name TEXT)")
+    other.close()
+    before = path.read_bytes()
+    with pytest.raises(ForeignStoreError, match="not a ParkFleet buffer"):
+        open_store(path)
+    assert path.read_bytes() == before
+
+
+def test_open_newer_database(tmp_path: Path) -> None:
+    """A buffer written by a newer agent is refused, not touched."""
+    path = tmp_path / "b.db"
+    open_store(path).close()
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA user_version = 99")
+    database.close()
+    with pytest.raises(ForeignStoreError, match="written by a newer agent"):
+        open_store(path)
+
+
+def config() -> BufferConfig:
+    return BufferConfig(flush=Duration(1), retain=Duration(3600), max_bytes=Size(1 << 24))
+
+
+async def opened(path: Path) -> Buffer:
+    buffer = Buffer(path, config())
+    await buffer.open()
+    return buffer
+
+
+async def test_buffer_damaged_file_is_moved_aside(tmp_path: Path) -> None:
+    """A damaged file is kept under another name, and a new epoch begins."""
+    path = tmp_path / "b.db"
+    store = open_store(path)
+    for _ in range(100):
+        store.append(batch(os.urandom(1000)))
+    epoch = store.epoch
+    store.close()
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(os.urandom(30000))
+    buffer = await opened(path)
+    await buffer.append(batch())
+    (stored,) = await buffer.waiting({}, 10)
+    assert stored.epoch != epoch
+    assert len(list(tmp_path.glob("b.db.aside-*"))) == 1
+    await buffer.close()
+
+
+async def test_buffer_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    """Where the disk refuses, batches wait in memory, under an epoch that will never be on the disk."""
+    buffer = await opened(tmp_path / "no-such-folder/b.db")
+    assert "cannot open" in buffer.trouble
+    await buffer.append(batch())
+    assert len(await buffer.waiting({}, 10)) == 1
+    await buffer.close()
+
+
+async def test_buffer_disk_full_then_free(tmp_path: Path) -> None:
+    """A full disk: nothing is lost while it is full, and both stores' batches come out."""
+    buffer = await opened(tmp_path / "b.db")
+    await buffer.append(batch())
+    disk = buffer._disk
+    assert disk is not None
+    pages = disk._db.execute("PRAGMA page_count").fetchone()[0]
+    disk._db.execute(f"PRAGMA max_page_count = {pages}")  # SQLITE_FULL, as when the device has no block left
+    await buffer.append(batch(os.urandom(50_000)))
+    assert "full" in buffer.trouble
+    disk._db.execute("PRAGMA max_page_count = 1000000")
+    await buffer.append(batch())
+    waiting = await buffer.waiting({}, 10)
+    assert [(stored.epoch == disk.epoch, stored.seq) for stored in waiting] == [(True, 1), (True, 2), (False, 1)]
+    assert buffer.trouble == ""
+    for stored in waiting:
+        await buffer.acknowledge(stored.epoch, [stored.seq])
+    assert await buffer.waiting({}, 10) == []
+    await buffer.close()
+
+
+async def test_buffer_wakes_who_waits(tmp_path: Path) -> None:
+    """A forwarder that waits is woken by the next batch."""
+    buffer = await opened(tmp_path / "b.db")
+    waiter = asyncio.create_task(buffer.wait_for_batch())
+    await buffer.append(batch())
+    await waiter
+    await buffer.close()
+
+
+def test_application_id_is_ours(tmp_path: Path) -> None:
+    """`file b.db` and the agent both know whose file it is."""
+    open_store(tmp_path / "b.db").close()
+    database = sqlite3.connect(tmp_path / "b.db")
+    assert database.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+    database.close()
