@@ -130,6 +130,7 @@ class MqttConnection:
         """Says goodbye and ends the connection; never raises, may be called twice."""
         if not self.lost.done():
             self._client.disconnect()
+            self._client.loop_write()  # or the broker would not hear it before the socket closes, and tell our will
             self._end("closed by us")
 
     async def _dial(self, session_expiry: int) -> None:

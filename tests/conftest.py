@@ -1,0 +1,32 @@
+"""Fixtures that many tests share: real parts, started for the test and gone after it."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from parkfleet.protocols.config import BrokerConfig
+from parkfleet.simulators.broker import RunningBroker, running_broker
+from parkfleet.simulators.proxy import LinkProxy
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
+    """A broker of its own: mosquitto where it is installed (always in CI)."""
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    async with running_broker(folder) as running:
+        yield running
+
+
+@pytest.fixture
+async def link(broker: RunningBroker) -> AsyncIterator[LinkProxy]:
+    """A link to the broker that can be cut."""
+    async with LinkProxy("127.0.0.1", broker.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def through_link(link: LinkProxy) -> BrokerConfig:
+    """The broker as seen through the link."""
+    return BrokerConfig(f"mqtt://127.0.0.1:{link.port}")
