@@ -59,7 +59,7 @@ class Buffer:
 
     async def acknowledge(self, epoch: int, seqs: list[int]) -> None:
         """Takes the broker's acknowledgements; they are written with the next batch."""
-        await self._run(lambda: [store.acknowledge(seqs) for store in self._stores() if store.epoch == epoch])
+        await self._run(lambda: self._acknowledge(epoch, seqs))
 
     async def schema(self, schema_id: int) -> bytes:
         """The packed schema of a stored batch; empty when unknown."""
@@ -127,6 +127,11 @@ class Buffer:
                     self._disk = None
         assert self._memory is not None
         self._memory.append(batch)
+
+    def _acknowledge(self, epoch: int, seqs: list[int]) -> None:
+        for store in self._stores():
+            if store.epoch == epoch:
+                store.acknowledge(seqs)
 
     def _use_memory(self, reason: str) -> None:
         if self._memory is None:

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="On the gateway: check a configuration, run the agent.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="On the gateway: check a configuration, run the agent."
+)
 
 ConfigFile = Annotated[Path, typer.Argument(help="The gateway's configuration.", metavar="GATEWAY.YAML")]
 
@@ -143,4 +145,6 @@ def schema(
 
     if document not in ("gateway", "profile"):
         raise typer.BadParameter(f"expected gateway or profile, got {document!r}")
-    typer.echo(json.dumps(json_schema(GatewayConfig if document == "gateway" else Profile), indent=2, ensure_ascii=False))
+    typer.echo(
+        json.dumps(json_schema(GatewayConfig if document == "gateway" else Profile), indent=2, ensure_ascii=False)
+    )

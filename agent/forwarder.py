@@ -12,7 +12,7 @@ import random
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal
 
 from parkfleet.agent.buffer import Buffer
 from parkfleet.agent.store import StoredBatch
@@ -127,7 +127,7 @@ class Forwarder:
                     await self._send(connection, flight, batch)
                 if draining.done() and not flight.acks:
                     return
-                waits = {connection.lost, *flight.acks, *([] if room <= 0 else [arrival])}
+                waits: set[asyncio.Future[Any]] = {connection.lost, *flight.acks, *([] if room <= 0 else [arrival])}
                 waits |= set() if draining.done() else {draining}
                 timeout = ACK_TIMEOUT_S if flight.acks else None
                 done, _ = await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
@@ -169,7 +169,7 @@ class Forwarder:
         if isinstance(refused, PublishRefusedError):
             raise refused  # ends the connection: the next try comes after a pause, from the oldest batch on
 
-    def _status(self, state: str) -> bytes:
+    def _status(self, state: Literal["online", "offline"]) -> bytes:
         return Status(state=state, ts=int(time.time() * 1000), version=self._version).pack()
 
     def _tell(self, told: str) -> None:

@@ -18,16 +18,16 @@ buffer = Migrations("parkfleet-buffer")
 @buffer()
 def m1_batches(db: Database) -> None:
     """Facts about the file, schemas by id, and batches: one BLOB each."""
-    db["facts"].create({"name": str, "value": str}, pk="name")
-    db["facts"].insert({"name": "epoch", "value": str(new_epoch())})
-    db["schemas"].create({"id": int, "packed": bytes}, pk="id")
+    db.table("facts").create({"name": str, "value": str}, pk="name")
+    db.table("facts").insert({"name": "epoch", "value": str(new_epoch())})
+    db.table("schemas").create({"id": int, "packed": bytes}, pk="id")
     # AUTOINCREMENT, which sqlite-utils does not write: a seq must not come back when the newest rows are deleted.
     db.execute(
-        "CREATE TABLE batches (seq INTEGER PRIMARY KEY AUTOINCREMENT, schema_id INTEGER NOT NULL REFERENCES schemas(id),"
-        " codec INTEGER NOT NULL, body BLOB NOT NULL, readings INTEGER NOT NULL,"
-        " first_ts INTEGER NOT NULL, last_ts INTEGER NOT NULL, acked_ms INTEGER)"
+        "CREATE TABLE batches (seq INTEGER PRIMARY KEY AUTOINCREMENT,"
+        " schema_id INTEGER NOT NULL REFERENCES schemas(id), codec INTEGER NOT NULL, body BLOB NOT NULL,"
+        " readings INTEGER NOT NULL, first_ts INTEGER NOT NULL, last_ts INTEGER NOT NULL, acked_ms INTEGER)"
     )
-    db["batches"].create_index(["acked_ms", "seq"])
+    db.table("batches").create_index(["acked_ms", "seq"])
 
 
 def migrate(connection: sqlite3.Connection) -> None:

@@ -130,7 +130,9 @@ class Store:
         acknowledged = list(self._acknowledged)
         now = int(time.time() * 1000)
         with _transaction(self._db):
-            self._db.execute("INSERT OR IGNORE INTO schemas (id, packed) VALUES (?, ?)", (batch.schema_id, batch.schema))
+            self._db.execute(
+                "INSERT OR IGNORE INTO schemas (id, packed) VALUES (?, ?)", (batch.schema_id, batch.schema)
+            )
             cursor = self._db.execute(
                 "INSERT INTO batches (schema_id, codec, body, readings, first_ts, last_ts) VALUES (?, ?, ?, ?, ?, ?)",
                 (batch.schema_id, batch.codec, batch.body, batch.readings, batch.first_ts, batch.last_ts),
@@ -207,7 +209,7 @@ class Store:
         self._db.executemany("UPDATE batches SET acked_ms = ? WHERE seq = ?", [(now, seq) for seq in seqs])
 
     def _make_room(self, now: int) -> None:
-        """Deletes acknowledged batches past `retain`, then the oldest until the limit holds, acknowledged ones first."""
+        """Deletes what is past `retain`, then the oldest until the limit holds, acknowledged ones first."""
         self._db.execute("DELETE FROM batches WHERE acked_ms < ?", (now - self._retain_ms,))
         room = self._max_bytes - self._used()
         if room >= 0:
@@ -287,7 +289,9 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
             raise ForeignStoreError(f"{path} is a database, but not a ParkFleet buffer")
         return 0
     if version > SCHEMA_VERSION:
-        raise ForeignStoreError(f"{path} was written by a newer agent (version {version}, this one knows {SCHEMA_VERSION})")
+        raise ForeignStoreError(
+            f"{path} was written by a newer agent (version {version}, this one knows {SCHEMA_VERSION})"
+        )
     return version
 
 

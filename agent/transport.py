@@ -86,11 +86,8 @@ class SerialTransport:
 
     async def _wait_for_silence(self) -> None:
         """Returns when the line has been silent for t3.5; bytes that still come (a late answer) start it anew."""
-        while (left := self._quiet_since + self._silence - time.monotonic()) > 0:
-            await asyncio.sleep(left)  # the wire's own silence, not synchronisation
-        while self._drain():
-            self._quiet_since = time.monotonic()
-            await asyncio.sleep(self._silence)
+        while (left := self._quiet_since + self._silence - time.monotonic()) > 0 or self._drain():  # noqa: ASYNC110
+            await asyncio.sleep(max(left, 0))  # the wire's own silence: there is no event for it
 
     def _drain(self) -> bytes:
         try:
@@ -99,6 +96,7 @@ class SerialTransport:
             return b""
         except OSError as error:
             raise self._down(error) from None
+        self._quiet_since = time.monotonic()
         return data
 
     def _write(self, frame: bytes) -> None:
@@ -112,7 +110,7 @@ class SerialTransport:
     async def _read(self) -> bytes:
         loop = asyncio.get_running_loop()
         readable: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(self._fd, lambda: readable.done() or readable.set_result(None))
+        loop.add_reader(self._fd, _wake, readable)
         try:
             await readable
         finally:
@@ -194,6 +192,11 @@ class StreamTransport:
         return error
 
 
+def _wake(readable: "asyncio.Future[None]") -> None:
+    if not readable.done():
+        readable.set_result(None)
+
+
 def _no_answer(reader: AnswerReader) -> ModbusError:
     told = reader.incomplete()
     return CorruptAnswerError(told) if told else AnswerTimeoutError("no answer in time")
@@ -218,7 +221,9 @@ def _open_port(line: LineAddress) -> int:
         raise LineDownError(f"{line.device} is in use by another program: stop it first") from None
     except (termios.error, OSError, AttributeError) as error:
         os.close(fd)
-        raise LineDownError(f"{line.device} cannot be set to {line.baud} {line.parity}{line.stopbits}: {error}") from None
+        raise LineDownError(
+            f"{line.device} cannot be set to {line.baud} 8{line.parity}{line.stopbits}: {error}"
+        ) from None
     return fd
 
 

@@ -115,10 +115,10 @@ class Document:
         if isinstance(node, yaml.SequenceNode):
             return [self._plain(child, f"{path}[{index}]") for index, child in enumerate(node.value)]
         if not isinstance(node, yaml.MappingNode):
-            return self._loader.construct_object(node)  # type: ignore[no-untyped-call]
+            return self._loader.construct_object(node)
         plain: dict[object, object] = {}
         for key_node, value_node in node.value:
-            key = self._loader.construct_object(key_node)  # type: ignore[no-untyped-call]
+            key = self._loader.construct_object(key_node)
             child = f"{path}.{key}" if path else str(key)
             if not isinstance(key, str | int):
                 raise ValueError(f"line {key_node.start_mark.line + 1}: a key must be a word, got {key!r}")
@@ -135,14 +135,15 @@ class Document:
         if _is_struct(kind) and isinstance(data, dict):
             yield from self._check_struct(data, kind, path)
         elif get_origin(kind) is list and isinstance(data, list):
-            problems = [found for i, item in enumerate(data) for found in self._check(item, get_args(kind)[0], f"{path}[{i}]")]
+            inner = get_args(kind)[0]
+            problems = [found for i, item in enumerate(data) for found in self._check(item, inner, f"{path}[{i}]")]
             yield from problems or self._check_leaf(data, kind, path)
         else:
             yield from self._check_leaf(data, kind, path)
 
     def _check_struct(self, data: dict[str, object], kind: type[msgspec.Struct], path: str) -> Iterator[Problem]:
         fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
-        problems = []
+        problems: list[Problem] = []
         for key, value in data.items():
             child = f"{path}.{key}" if path else str(key)
             if key in fields:
@@ -189,7 +190,7 @@ def _structs(kind: Any, seen: set[Any]) -> Iterator[type[msgspec.Struct]]:
 
 def _decode_quantity(kind: type, data: object) -> object:
     if kind is Duration or kind is Size:
-        return kind.parse(data)  # type: ignore[attr-defined]
+        return kind.parse(data)
     raise NotImplementedError(kind)
 
 

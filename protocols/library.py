@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from parkfleet.protocols.document import Document, DocumentError, Problem
+from parkfleet.protocols.document import Document, DocumentError
 from parkfleet.protocols.profile import Profile
 
 BUILT_IN: Final = Path(__file__).with_name("profiles")
@@ -38,6 +38,6 @@ def read_profile(path: Path) -> Profile:
     document = Document.read(path)
     profile = document.convert(Profile)
     if profile.profile != path.stem:
-        problem: Problem = document.problem("profile", f"the file is called {path.name}: name it {profile.profile}.yaml")
-        raise DocumentError([problem])
+        told = f"the file is called {path.name}: name it {profile.profile}.yaml"
+        raise DocumentError([document.problem("profile", told)])
     return profile

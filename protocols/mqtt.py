@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from paho.mqtt.client import Client, MQTTMessage
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -61,7 +61,7 @@ class MqttConnection:
         self.receive_maximum = 65535
         self.bytes_published = 0
         self._misc: asyncio.TimerHandle | None = None
-        self._client = Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=5)
+        self._client = Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=MQTTProtocolVersion.MQTTv5)
         self._client.suppress_exceptions = False
         self._client.connect_timeout = CONNECT_TIMEOUT_S
         self._set_callbacks()
@@ -105,7 +105,7 @@ class MqttConnection:
         self, topic: str, payload: bytes, *, retain: bool = False, content_type: str | None = None
     ) -> "asyncio.Future[None]":
         """Sends with QoS 1; the future is done at the broker's acknowledgement, or fails with BrokerError."""
-        properties = Properties(PacketTypes.PUBLISH)
+        properties = _properties(PacketTypes.PUBLISH)
         if content_type:
             properties.ContentType = content_type
         ack: asyncio.Future[None] = self._loop.create_future()
@@ -135,7 +135,7 @@ class MqttConnection:
 
     async def _dial(self, session_expiry: int) -> None:
         """connect() in a thread. If we are cancelled meanwhile, the thread's socket is closed when it comes."""
-        properties = Properties(PacketTypes.CONNECT)
+        properties = _properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = session_expiry
         dial = partial(
             self._client.connect,
@@ -149,12 +149,20 @@ class MqttConnection:
         try:
             await asyncio.shield(dialling)
         except asyncio.CancelledError:
-            dialling.add_done_callback(lambda done: done.cancelled() or done.exception() or self._end("given up"))
+            dialling.add_done_callback(self._hang_up)
             raise
+
+    def _hang_up(self, dialling: "asyncio.Future[MQTTErrorCode]") -> None:
+        if not dialling.cancelled() and dialling.exception() is None:
+            self._end("given up")
 
     def _set_callbacks(self) -> None:
         """paho calls these in the dialling thread while connecting, in the loop's thread afterwards."""
-        call, loop, client = self._loop.call_soon_threadsafe, self._loop, self._client
+        loop, client = self._loop, self._client
+
+        def call(function: Callable[..., object], *args: object) -> None:
+            loop.call_soon_threadsafe(function, *args)
+
         client.on_socket_open = lambda _c, _u, sock: call(self._watch, sock)
         client.on_socket_close = lambda _c, _u, sock: _remove(loop, sock)
         client.on_socket_register_write = lambda _c, _u, sock: call(self._watch_write, sock)
@@ -210,7 +218,7 @@ class MqttConnection:
 
     def _on_paho_message(self, _c: Client, _u: Any, message: MQTTMessage) -> None:
         if self._on_message:
-            self._on_message(message.topic, message.payload, message.retain)
+            self._on_message(message.topic, bytes(message.payload), message.retain)
 
     def _end(self, reason: str) -> None:
         """The one end of a connection: wakes all who wait on it. Idempotent."""
@@ -219,7 +227,8 @@ class MqttConnection:
         self.lost.set_result(reason)
         if self._misc:
             self._misc.cancel()
-        self._client.on_socket_close = self._client.on_socket_unregister_write = _nothing  # paho closes once more, later
+        # paho closes once more, later, perhaps after the loop.
+        self._client.on_socket_close = self._client.on_socket_unregister_write = _nothing
         sock = self._client.socket()
         if sock is not None:
             _remove(self._loop, sock)
@@ -232,6 +241,10 @@ class MqttConnection:
             if not ack.done():
                 ack.set_exception(BrokerError(reason))
                 ack.exception()
+
+
+def _properties(packet: int) -> Properties:
+    return Properties(packet)  # type: ignore[no-untyped-call]  # paho
 
 
 def _nothing(_client: Client, _userdata: Any, _sock: Any) -> None:

@@ -60,7 +60,7 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"a {self.table} holds bits and needs type bool; registers take every other type")
         if self.type in FIXED_REGISTERS:
             if self.registers not in (None, FIXED_REGISTERS[self.type]):
-                raise ValueError(f"{self.type} always has {FIXED_REGISTERS[self.type]} register(s): leave registers away")
+                raise ValueError(f"a {self.type} has {FIXED_REGISTERS[self.type]} register(s): leave registers away")
         elif self.type != "string" and self.count > 4:
             raise ValueError(f"{self.type} takes at most 4 registers (64 bits)")
         if self.address + self.count > 65536:
@@ -121,6 +121,10 @@ class Hole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     count: Annotated[int, Meta(ge=1, le=65536)]
     table: Table = "holding"
 
+    def overlaps(self, point: Point) -> bool:
+        """Whether reading the point would touch the hole."""
+        return self.table == point.table and self.address < point.end and point.address < self.address + self.count
+
 
 class Expected(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A worked example from the source: these registers are these values."""
@@ -154,7 +158,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for point in self.points:
             if point.table not in BIT_TABLES and point.count > self.max_registers:
                 raise ValueError(f"{point.id} is longer than max_registers")
-            if any(point.table == h.table and point.address < h.address + h.count and h.address < point.end for h in self.holes):
+            if any(hole.overlaps(point) for hole in self.holes):
                 raise ValueError(f"{point.id} lies in a hole that must not be read")
         for example in self.expected:
             if example.point not in ids:

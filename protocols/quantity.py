@@ -34,9 +34,9 @@ class Duration(float):
     def __str__(self) -> str:
         """The shortest way to write it, as in configuration."""
         for unit, seconds in (("d", 86400), ("h", 3600), ("m", 60)):
-            if self and self % seconds == 0:
+            if self > 0 and self % seconds == 0:
                 return f"{int(self // seconds)}{unit}"
-        return f"{self:g}s" if self >= 1 or self == 0 else f"{self * 1000:g}ms"
+        return f"{self * 1000:g}ms" if 0 < self < 1 else f"{self:g}s"
 
 
 class Size(int):

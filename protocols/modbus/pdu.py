@@ -4,7 +4,8 @@ Source: MODBUS Application Protocol Specification v1.1b3, sections 6.1 to 6.4 an
 """
 
 import struct
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 from parkfleet.protocols.profile import BIT_TABLES, Table
 
@@ -43,7 +44,8 @@ class ExceptionAnswerError(ModbusError):
         self.code = code
 
 
-class ReadRequest(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ReadRequest:
     """count registers (or bits) from address of one of a unit's tables."""
 
     unit: int

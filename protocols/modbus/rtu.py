@@ -76,10 +76,11 @@ class AnswerReader:
 
 def _table() -> list[int]:
     table = []
-    for value in range(256):
+    for byte in range(256):
+        crc = byte
         for _ in range(8):
-            value = value >> 1 ^ (0xA001 if value & 1 else 0)
-        table.append(value)
+            crc = crc >> 1 ^ (0xA001 if crc & 1 else 0)
+        table.append(crc)
     return table
 
 

@@ -13,12 +13,14 @@ that holds the meter's own raw value, so that nothing is lost before a consumer 
 import struct
 from array import array
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from parkfleet.protocols.profile import Factor, Kind
 from parkfleet.protocols.quality import WITH_VALUE
+
+_LARGEST_FLOAT32: Final = 3.4028234663852886e38
 
 ColumnType = Literal["int", "uint64", "float32", "float64", "string"]
 Value = int | float | str | None
@@ -88,6 +90,7 @@ def shortest_float32(bits: int) -> float:
         return float(exact)
     for digits in (6, 7, 8):
         short = float(f"{exact:.{digits}g}")
-        if struct.pack("<f", short) == struct.pack("<f", exact):
+        # Beside the largest float32 a shortened number may lie beyond it, where pack raises.
+        if abs(short) <= _LARGEST_FLOAT32 and struct.pack("<f", short) == struct.pack("<f", exact):
             return short
     return float(f"{exact:.9g}")

@@ -57,7 +57,7 @@ def problems(folder: Path, text: str) -> list[str]:
 def test_load_good_file(folder: Path) -> None:
     """The file of the manual is accepted, and its words have become numbers."""
     configuration = load(folder, GOOD)
-    assert configuration.gateway.buffer.retain == 7 * 86400
+    assert float(configuration.gateway.buffer.retain) == 7 * 86400
     assert configuration.gateway.buffer.max_bytes == 512 * 1024**2
     assert list(configuration.profiles) == ["tiny"]
 

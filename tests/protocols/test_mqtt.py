@@ -98,7 +98,7 @@ async def test_peer_that_is_no_broker(greeting: bytes) -> None:
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         url = f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        with pytest.raises(BrokerError, match="cannot reach the broker|refuses us"):
+        with pytest.raises(BrokerError, match=r"cannot reach the broker|refuses us"):
             await MqttConnection.open(BrokerConfig(url), "guest")
 
 

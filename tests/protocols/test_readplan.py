@@ -4,11 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parkfleet.protocols.config import parse_line_url
-from parkfleet.protocols.profile import Hole, Point, Profile
+from parkfleet.protocols.profile import Hole, Point, PointType, Profile
 from parkfleet.protocols.readplan import WireCost, plan_requests
 
 SERIAL = WireCost.of(parse_line_url("serial:///dev/ttyUSB0?baud=9600"))
-TYPES = st.sampled_from(["uint16", "float32", "int64"])
+TYPES: st.SearchStrategy[PointType] = st.sampled_from(["uint16", "float32", "int64"])
 
 
 @st.composite
@@ -67,4 +67,8 @@ def test_plan_keeps_tables_apart() -> None:
         Point(id="c", type="bool", address=0, table="coil"),
     ]
     plan = plan_requests(Profile("p", {}, "power", "t", points), points, 3, SERIAL)
-    assert {(planned.request.table, planned.request.unit) for planned in plan} == {("input", 3), ("holding", 3), ("coil", 3)}
+    assert {(planned.request.table, planned.request.unit) for planned in plan} == {
+        ("input", 3),
+        ("holding", 3),
+        ("coil", 3),
+    }

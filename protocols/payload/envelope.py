@@ -1,0 +1,73 @@
+"""Envelope: what stands around a batch's body: a msgpack array of eight.
+
+[version, codec, schema id, epoch, first seq, count of seqs, flags, body]
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgpack
+
+from parkfleet.protocols.payload.errors import PayloadError
+
+VERSION: Final = 1
+#: Flag bit: the batch was asked for again by time, it may be old.
+REPLAYED: Final = 1
+#: A broker's usual limits are far below; a decoder's memory is bounded by it.
+MAX_BYTES: Final = 16 * 1024 * 1024
+#: Batches that one message may stand for, once waiting ones are joined: a year of 5 s batches.
+MAX_COUNT: Final = 6_500_000
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """A batch, or several joined, as published."""
+
+    codec: int
+    schema_id: int  # 32 bits, unsigned
+    epoch: int  # 32 bits, not 0
+    seq_first: int  # from 1
+    seq_count: int  # from 1
+    flags: int
+    body: bytes
+
+    @property
+    def seq_last(self) -> int:
+        return self.seq_first + self.seq_count - 1
+
+    @property
+    def replayed(self) -> bool:
+        return bool(self.flags & REPLAYED)
+
+    def pack(self) -> bytes:
+        """The message's payload."""
+        fields = [self.codec, self.schema_id, self.epoch, self.seq_first, self.seq_count, self.flags, self.body]
+        return bytes(msgpack.packb([VERSION, *fields]))
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "Envelope":
+        """Reads a payload. Raises PayloadError for anything that is no envelope of a version we know."""
+        if len(data) > MAX_BYTES:
+            raise PayloadError(f"batch of {len(data)} bytes: at most {MAX_BYTES}")
+        try:
+            fields = msgpack.unpackb(data, max_array_len=8, max_map_len=0, max_ext_len=0, max_str_len=0)
+        except Exception as error:  # msgpack raises many kinds for hostile bytes, all of them mean this
+            raise PayloadError(f"not an envelope: {error}") from None
+        if not isinstance(fields, list) or not fields:
+            raise PayloadError("not an envelope: no array")
+        if fields[0] != VERSION:
+            raise PayloadError(f"envelope version {fields[0]!r}: this decoder knows {VERSION}")
+        if len(fields) != 8 or not all(type(number) is int for number in fields[1:7]) or type(fields[7]) is not bytes:
+            raise PayloadError("an envelope has seven integers and a body")
+        envelope = cls(*fields[1:])
+        in_range = (
+            0 <= envelope.codec <= 255
+            and 0 <= envelope.schema_id < 2**32
+            and 1 <= envelope.epoch < 2**32
+            and 1 <= envelope.seq_first < 2**62
+            and 1 <= envelope.seq_count <= MAX_COUNT
+            and 0 <= envelope.flags < 2**16
+        )
+        if not in_range:
+            raise PayloadError("a number of the envelope is out of its range")
+        return envelope

@@ -1,0 +1,5 @@
+"""Errors of the payload: what comes from a broker and cannot be used."""
+
+
+class PayloadError(Exception):
+    """A message that is not what its topic says; the text names what is wrong with it."""

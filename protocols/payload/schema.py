@@ -1,0 +1,78 @@
+"""Schema: the names of a batch's columns. Packed as msgpack, known by a 32-bit id over its bytes.
+
+Packed: [version, column sets, entries]; a column set is a list of columns, an entry refers to one by its index,
+so that two hundred equal meters cost their names only.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import msgspec
+
+from parkfleet.protocols.payload.errors import PayloadError
+from parkfleet.protocols.payload.series import Column, Entry
+
+VERSION: Final = 1
+#: Twenty thousand meters are below 2 MB.
+MAX_BYTES: Final = 8 * 1024 * 1024
+#: Columns over all entries: what a batch of one scan each may have to hold.
+MAX_COLUMNS: Final = 2_000_000
+
+
+class _Packed(msgspec.Struct, array_like=True):
+    version: int
+    sets: list[tuple[Column, ...]]
+    entries: list[tuple[str, str, str, int]]  # meter, profile, medium, index of its column set
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What a gateway's batches carry."""
+
+    entries: tuple[Entry, ...]
+
+    def pack(self) -> bytes:
+        """The schema's bytes: the same schema always has the same."""
+        return self._packed
+
+    @cached_property
+    def id(self) -> int:
+        """The first 32 bits of BLAKE2b over the packed schema, as an unsigned integer."""
+        return schema_id(self._packed)
+
+    @cached_property
+    def _packed(self) -> bytes:
+        sets: dict[tuple[Column, ...], int] = {}
+        entries = [(e.meter, e.profile, e.medium, sets.setdefault(e.columns, len(sets))) for e in self.entries]
+        return msgspec.msgpack.encode(_Packed(VERSION, list(sets), entries))
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "Schema":
+        """Reads a packed schema. Raises PayloadError for anything else."""
+        if len(data) > MAX_BYTES:
+            raise PayloadError(f"schema of {len(data)} bytes: at most {MAX_BYTES}")
+        try:
+            packed = msgspec.msgpack.decode(data, type=_Packed)
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+            raise PayloadError(f"not a schema: {error}") from None
+        if packed.version != VERSION:
+            raise PayloadError(f"schema version {packed.version}: this decoder knows {VERSION}")
+        if any(not 0 <= index < len(packed.sets) for *_, index in packed.entries):
+            raise PayloadError("schema refers to a column set that it does not have")
+        if any(not _sound(column) for columns in packed.sets for column in columns):
+            raise PayloadError("schema has a column with an impossible factor")
+        if sum(len(packed.sets[index]) for *_, index in packed.entries) > MAX_COLUMNS:
+            raise PayloadError(f"schema of more than {MAX_COLUMNS} columns")
+        return cls(tuple(Entry(meter, prof, medium, packed.sets[i]) for meter, prof, medium, i in packed.entries))
+
+
+def schema_id(packed: bytes) -> int:
+    """The id of a packed schema."""
+    return int.from_bytes(hashlib.blake2b(packed, digest_size=4).digest(), "big")
+
+
+def _sound(column: Column) -> bool:
+    factor = column.factor
+    return 0 <= factor.decimals <= 12 and abs(factor.multiply) <= 10**12 and abs(factor.add) <= 2**62

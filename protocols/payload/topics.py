@@ -1,0 +1,117 @@
+"""Topics: where a gateway's messages stand, and the small ones among them (status, event), which are JSON."""
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeVar
+
+import msgspec
+
+from parkfleet.protocols.payload.errors import PayloadError
+
+BATCH_CONTENT_TYPE: Final = "application/vnd.parkfleet.batch"
+SCHEMA_CONTENT_TYPE: Final = "application/vnd.parkfleet.schema"
+ROOT: Final = "pf/v1"
+#: A status or event is a few hundred bytes.
+MAX_JSON_BYTES: Final = 64 * 1024
+
+T = TypeVar("T")
+
+Channel = Literal["batch", "schema", "event", "status"]
+
+
+@dataclass(frozen=True)
+class GatewayTopics:
+    """The topics of one gateway."""
+
+    park: str
+    gateway: str
+
+    @property
+    def base(self) -> str:
+        return f"{ROOT}/{self.park}/{self.gateway}"
+
+    @property
+    def batch(self) -> str:
+        return f"{self.base}/batch"
+
+    @property
+    def event(self) -> str:
+        return f"{self.base}/event"
+
+    @property
+    def status(self) -> str:
+        return f"{self.base}/status"
+
+    def schema(self, schema_id: int) -> str:
+        """Where the schema of that id stands, retained."""
+        return f"{self.base}/schema/{schema_id:08x}"
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic taken apart."""
+
+    park: str
+    gateway: str
+    channel: Channel
+    schema_id: int = 0
+
+
+def parse_topic(topic: str) -> Topic | None:
+    """The parts of a topic of ours; None for any other."""
+    parts = topic.split("/")
+    if len(parts) not in (5, 6) or "/".join(parts[:2]) != ROOT or not all(parts):
+        return None
+    _, _, park, gateway, channel, *rest = parts
+    if channel == "schema" and rest and len(rest[0]) == 8:
+        try:
+            return Topic(park, gateway, "schema", int(rest[0], 16))
+        except ValueError:
+            return None
+    if not rest and channel in ("batch", "event", "status"):
+        return Topic(park, gateway, channel)  # type: ignore[arg-type]
+    return None
+
+
+class Status(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a gateway says of itself, retained; the offline one is also its will."""
+
+    state: Literal["online", "offline"]
+    ts: int  # ms UTC; of the connection's begin in a will
+    version: str = ""
+
+    def pack(self) -> bytes:
+        """The message's payload."""
+        return msgspec.json.encode(self)
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something that happened and should be heard of."""
+
+    ts: int  # ms UTC
+    kind: str
+    text: str
+    meter: str | None = None
+    data: dict[str, Any] = {}
+
+    def pack(self) -> bytes:
+        """The message's payload."""
+        return msgspec.json.encode(self)
+
+
+def unpack_status(data: bytes) -> Status:
+    """Reads a status. Raises PayloadError."""
+    return _unpack(data, Status, "status")
+
+
+def unpack_event(data: bytes) -> Event:
+    """Reads an event. Raises PayloadError."""
+    return _unpack(data, Event, "event")
+
+
+def _unpack(data: bytes, kind: type[T], name: str) -> T:
+    if len(data) > MAX_JSON_BYTES:
+        raise PayloadError(f"{name} of {len(data)} bytes: at most {MAX_JSON_BYTES}")
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise PayloadError(f"not a {name}: {error}") from None
