@@ -182,6 +182,8 @@ class LinePoller:
             raise
         finally:
             self.status.busy_s += time.monotonic() - begun
+            if self._transport is not None and not self._transport.usable:
+                self._close()
 
     def _failed(self, meter: _MeterState, points: tuple[int, ...], quality: bytearray, cause: int, told: str) -> None:
         """Marks a request's points, counts, and tells a new kind of failure once."""

@@ -33,6 +33,8 @@ class AnswerReader(Protocol):
 class Transport(Protocol):
     """An open line."""
 
+    usable: bool  # False: this one is spent, open another; the line itself is well
+
     async def transact(self, request: ReadRequest, timeout: float) -> list[int]:
         """The registers (or bits) asked for; timeout in seconds, to the answer's last byte.
 
@@ -52,6 +54,8 @@ async def open_transport(line: LineAddress) -> Transport:
 
 class SerialTransport:
     """An RS-485 bus on a serial port or pty."""
+
+    usable = True
 
     def __init__(self, line: LineAddress) -> None:
         self._line = line
@@ -137,6 +141,7 @@ class StreamTransport:
         self._reader = reader
         self._writer = writer
         self._transaction = 0
+        self.usable = True
 
     @classmethod
     async def connect(cls, line: LineAddress) -> "StreamTransport":
@@ -187,8 +192,7 @@ class StreamTransport:
         A Modbus TCP time-out alone keeps the connection: late answers are known by their transaction id.
         """
         if self._line.kind == "rtu+tcp" or isinstance(error, CorruptAnswerError):
-            self.close()
-            self._reader.feed_eof()
+            self.usable = False
         return error
 
 

@@ -19,9 +19,10 @@ from parkfleet.protocols.config import BrokerConfig
 from parkfleet.protocols.mqtt import BrokerError
 from parkfleet.simulators.broker import NoBrokerError, free_port, running_broker
 from parkfleet.simulators.demo.account import Account
+from parkfleet.simulators.demo.fleet_watch import FleetWatch
+from parkfleet.simulators.demo.subscriber import Subscriber
 from parkfleet.simulators.demo.view import Observer, Plain, Screen, View
-from parkfleet.simulators.demo.watch import FleetWatch, Subscriber
-from parkfleet.simulators.park import DemoPark, demo_park
+from parkfleet.simulators.park import Park, demo_park
 from parkfleet.simulators.processes import Child
 from parkfleet.simulators.proxy import LinkProxy
 from parkfleet.simulators.verdict import Verdict
@@ -73,7 +74,7 @@ async def run_demo(options: DemoOptions) -> Verdict:
 class _Demo:
     """The parts while they run."""
 
-    park: DemoPark
+    park: Park
     link: LinkProxy
     broker: str
     agent: Child
@@ -118,41 +119,43 @@ async def _broker(options: DemoOptions, folder: Path, parts: contextlib.AsyncExi
     return running.name, running.url
 
 
-def _gateway_yaml(park: DemoPark, broker_port: int, controller_url: str) -> str:
+def _gateway_yaml(park: Park, broker_port: int, controller_url: str) -> str:
     document = {
         "park": PARK,
         "gateway": GATEWAY,
         "broker": {"url": f"mqtt://127.0.0.1:{broker_port}", "keepalive": "10s"},
         "buffer": {"path": "gw-01.db", "flush": FLUSH},
         "controller": {"url": controller_url},
-        "lines": park.lines,
-        "meters": park.meters,
+        **park.configuration(),
     }
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
 
 
 async def _let_run(demo: _Demo, options: DemoOptions, stop: asyncio.Event) -> None:
     """Shows what happens until the time is over, or Ctrl-C; cuts the link in the middle."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [
-            group.create_task(demo.view.run(), name="view"),
-            group.create_task(_guard(demo.agent, demo.controller), name="guard"),
-        ]
-        if options.outage_s and options.duration_s:
-            tasks.append(group.create_task(_outage(demo, options.duration_s, options.outage_s), name="outage"))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(options.duration_s):
-                await stop.wait()
-        for task in tasks:
+    tasks = [
+        asyncio.create_task(stop.wait(), name="Ctrl-C"),
+        asyncio.create_task(demo.view.run(), name="view"),
+        asyncio.create_task(_guard(demo.agent, demo.controller), name="guard"),
+    ]
+    outage = asyncio.create_task(_outage(demo, options), name="outage")
+    try:
+        done, _ = await asyncio.wait(tasks, timeout=options.duration_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in (*tasks, outage):
             task.cancel()
-    demo.link.mend()
+        await asyncio.gather(*tasks, outage, return_exceptions=True)
+        demo.link.mend()
 
 
-async def _outage(demo: _Demo, duration_s: float, outage_s: float) -> None:
-    await asyncio.sleep((duration_s - outage_s) / 2)  # the demo's own timetable
-    await demo.link.cut()
-    await asyncio.sleep(outage_s)
-    demo.link.mend()
+async def _outage(demo: _Demo, options: DemoOptions) -> None:
+    if options.outage_s and options.duration_s:
+        await asyncio.sleep((options.duration_s - options.outage_s) / 2)  # the demo's own timetable
+        await demo.link.cut()
+        await asyncio.sleep(options.outage_s)
+        demo.link.mend()
 
 
 async def _guard(*children: Child) -> None:
@@ -171,12 +174,12 @@ async def _finish(demo: _Demo) -> Account:
     """Stops the agent once it is connected, waits for its last word, and takes both records."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(RECONNECT_S):
-            await demo.fleet.until(lambda gateway: gateway.broker_connected)
+            await demo.fleet.until(lambda fleet: demo.link.connections > 0 and fleet.waiting_batches <= 2)
     online = demo.fleet.online
     await demo.agent.stop()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LAST_WORD_S):
-            await demo.subscriber.until_offline(GATEWAY)
+            await demo.subscriber.until(lambda: demo.subscriber.states.get(GATEWAY) == "offline")
     return Account.of(demo.park, demo.subscriber, demo.link, demo.broker, online)
 
 

@@ -97,6 +97,11 @@ class Port:
             loop.remove_reader(self._fd)
 
 
+def descriptors() -> int:
+    """How many this process has open."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
 @asynccontextmanager
 async def port_of(line: SerialLine) -> AsyncIterator[Port]:
     port = Port(line.path)

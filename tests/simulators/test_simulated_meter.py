@@ -34,7 +34,7 @@ def shown(meter: SimulatedMeter, id: str, time: float = NOW) -> object:
 def exception(meter: SimulatedMeter, request: bytes) -> int:
     """The exception code that a request gets; 0 for an answer."""
     reply = meter.answer(request, NOW)
-    assert bool(reply.values) != bool(reply.pdu.isError())
+    assert bool(reply.values) != bool(reply.pdu.function_code & 0x80)
     return reply.pdu.exception_code
 
 

@@ -1,0 +1,184 @@
+"""The agent as it ships, a process of its own, between simulated meters and a real broker: readings in, readings out."""
+
+import contextlib
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from parkfleet.protocols.config import BrokerConfig
+from parkfleet.simulators.broker import RunningBroker, free_port, running_broker
+from parkfleet.simulators.demo.account import answered_samples, delivered_samples
+from parkfleet.simulators.demo.subscriber import Subscriber
+from parkfleet.simulators.endpoint import TcpEndpoint
+from parkfleet.simulators.meter import SimulatedMeter
+from parkfleet.simulators.park import Park, ParkMeter
+from parkfleet.simulators.processes import Child
+from parkfleet.simulators.proxy import LinkProxy
+from parkfleet.simulators.record import AnswerRecord
+from parkfleet.simulators.verdict import Verdict, judge
+from tests.eventually import eventually
+
+FLUSH_S = 0.5
+
+
+class Site:
+    """A park with one endpoint, and the agent that reads it."""
+
+    def __init__(self, folder: Path, meters: list[SimulatedMeter], record: AnswerRecord) -> None:
+        self.folder = folder
+        members = [ParkMeter(f"m{meter.unit}", "hall", 1, meter, 0.0) for meter in meters]
+        self.park = Park([], TcpEndpoint("hall", meters, record), members, record)
+
+    def configure(self, broker_port: int, **buffer: str) -> Path:
+        """Writes gateway.yaml."""
+        document = {
+            "park": "demo",
+            "gateway": "gw-01",
+            "broker": {"url": f"mqtt://127.0.0.1:{broker_port}", "keepalive": "5s"},
+            "buffer": {"path": "buffer.db", "flush": f"{FLUSH_S}s", **buffer},
+            "profiles": ["profiles"],
+            **self.park.configuration(),
+        }
+        for meter in document["meters"]:  # type: ignore[union-attr]
+            meter["interval"] = "200ms"  # type: ignore[index]
+        path = self.folder / "gateway.yaml"
+        path.write_text(yaml.safe_dump(document))
+        return path
+
+    def agent(self) -> Child:
+        """The agent's process; its log goes on in agent.log."""
+        command = [sys.executable, "-m", "parkfleet", "agent", "run", "--config", str(self.folder / "gateway.yaml")]
+        return Child("agent", command, self.folder / "agent.log")
+
+    def verdict(self, subscriber: Subscriber) -> Verdict:
+        """Everything answered against everything delivered."""
+        return judge(answered_samples(self.park), delivered_samples(subscriber), {"m1": 200, "m2": 200})
+
+
+@pytest.fixture
+async def site(
+    tmp_path: Path, meters: list[SimulatedMeter], record: AnswerRecord, profiles: Path
+) -> AsyncIterator[Site]:
+    site = Site(tmp_path, meters, record)
+    async with site.park:
+        yield site
+
+
+@contextlib.asynccontextmanager
+async def subscribed(broker: RunningBroker) -> AsyncIterator[Subscriber]:
+    async with Subscriber.opened(BrokerConfig(broker.url), "demo") as subscriber:
+        yield subscriber
+
+
+async def stopped(agent: Child, subscriber: Subscriber) -> None:
+    """SIGTERM, and everything it has left to say."""
+    assert await agent.stop() == 0, agent.output()
+    await eventually(lambda: subscriber.states.get("gw-01") == "offline")
+
+
+async def test_run_delivers_all_and_leaves_on_sigterm(site: Site, broker: RunningBroker) -> None:
+    """Every answered reading is delivered once; SIGTERM sends what is left, and the agent leaves within its 5 s."""
+    site.configure(broker.port)
+    async with subscribed(broker) as subscriber, site.agent() as agent:
+        await eventually(lambda: subscriber.batches >= 3)
+        began = time.monotonic()
+        await stopped(agent, subscriber)
+        assert time.monotonic() - began < 5  # the promise of the manual, not a benchmark
+        assert site.verdict(subscriber).ok, site.verdict(subscriber)
+
+
+async def test_run_link_cut(site: Site, broker: RunningBroker, link: LinkProxy) -> None:
+    """What is read while the link is down comes when it is back, once."""
+    site.configure(link.port)
+    async with subscribed(broker) as subscriber, site.agent() as agent:
+        await eventually(lambda: subscriber.batches >= 2)
+        await link.cut()
+        answered = len(site.park.record)
+        await eventually(lambda: len(site.park.record) > answered + 20)
+        link.mend()
+        seen = subscriber.batches
+        await eventually(lambda: subscriber.batches > seen + 2, 60)
+        await stopped(agent, subscriber)
+        assert site.verdict(subscriber).ok, site.verdict(subscriber)
+
+
+async def test_run_killed(site: Site, broker: RunningBroker) -> None:
+    """kill -9 costs at most the open batch: what was answered within the last flush interval, and nothing twice."""
+    site.configure(broker.port)
+    async with subscribed(broker) as subscriber:
+        async with site.agent() as agent:
+            await eventually(lambda: subscriber.batches >= 3)
+            killed = time.time()
+            agent.kill()
+        async with site.agent() as agent:
+            seen = subscriber.batches
+            await eventually(lambda: subscriber.batches >= seen + 3)
+            await stopped(agent, subscriber)
+        verdict = site.verdict(subscriber)
+        assert (verdict.duplicates, verdict.mismatched) == (0, 0), verdict
+        delivered = {(series, sample.value) for series, sample in delivered_samples(subscriber)}
+        lost = [sample for series, sample in answered_samples(site.park) if (series, sample.value) not in delivered]
+        # A scan belongs to the batch that is closed at the next multiple of the flush interval.
+        assert all(killed - 2 * FLUSH_S < sample.ts / 1000 < killed + FLUSH_S for sample in lost), lost
+
+
+async def test_run_broker_restarted(site: Site, tmp_path: Path) -> None:
+    """A broker that is killed and comes back gets everything; what it had acknowledged was seen by the subscriber."""
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    port = free_port()
+    site.configure(port)
+    async with site.agent() as agent:
+        async with running_broker(folder, port) as broker, subscribed(broker) as first:
+            await eventually(lambda: first.batches >= 2)
+            broker.child.kill()
+            await broker.child.wait()
+        answered = len(site.park.record)
+        await eventually(lambda: len(site.park.record) > answered + 20)
+        async with running_broker(folder, port) as broker, subscribed(broker) as second:
+            await eventually(lambda: second.batches >= 3, 60)
+            await stopped(agent, second)
+            # The two subscriptions are one consumer's view: batches that both saw are duplicates by their seq.
+            seen = {(batch.envelope.epoch, batch.envelope.seq_first) for batch in first.taken}
+            fresh = [b for b in second.taken if (b.envelope.epoch, b.envelope.seq_first) not in seen]
+            first.taken += fresh
+            assert site.verdict(first).ok, site.verdict(first)
+
+
+async def test_run_broker_refuses(site: Site, tmp_path: Path) -> None:
+    """A broker that refuses us is told in a sentence; polling goes on, batches wait."""
+    (tmp_path / "passwords").write_text("")
+    extra = f"allow_anonymous false\npassword_file {tmp_path}/passwords"
+    async with running_broker(tmp_path, extra=extra) as broker:
+        site.configure(broker.port)
+        async with site.agent() as agent:
+            await eventually(lambda: "batches wait in the buffer" in agent.output())
+            answered = len(site.park.record)
+            await eventually(lambda: len(site.park.record) > answered + 10)
+            assert await agent.stop() == 0
+        if broker.name == "mosquitto":
+            assert "refuses us: Not authorized" in agent.output()
+
+
+async def test_run_disk_that_cannot_be_written(site: Site, broker: RunningBroker) -> None:
+    """Where the buffer's folder does not take it, readings go through memory, and the log says so."""
+    site.configure(broker.port, path="/proc/no-such-folder/buffer.db")
+    async with subscribed(broker) as subscriber, site.agent() as agent:
+        await eventually(lambda: subscriber.batches >= 2)
+        await stopped(agent, subscriber)
+        assert site.verdict(subscriber).ok
+        assert "batches are kept in memory until it works" in agent.output()
+
+
+async def test_run_configuration_with_mistakes(site: Site) -> None:
+    """An agent whose configuration is wrong does not start, and says where."""
+    path = site.configure(1883)
+    path.write_text(path.read_text().replace("profile: small", "profile: smal"))
+    async with site.agent() as agent:
+        assert await agent.wait() == 1
+    assert "did you mean 'small'?" in agent.output()
+    assert "not started: mend" in agent.output()
