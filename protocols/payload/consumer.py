@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+import msgspec
+
 from parkfleet.protocols.payload.codecs import decode
 from parkfleet.protocols.payload.envelope import Envelope
 from parkfleet.protocols.payload.errors import PayloadError
@@ -36,6 +38,11 @@ class Reading(NamedTuple):
     quality: str
     epoch: int
     seq: int  # of the (first) batch it came in
+
+
+def reading_json(reading: Reading) -> str:
+    """A reading as one JSON object; a value that JSON has no word for (NaN) is null."""
+    return msgspec.json.encode(reading._asdict()).decode()
 
 
 @dataclass(frozen=True)

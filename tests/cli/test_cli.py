@@ -1,0 +1,131 @@
+"""The command `parkfleet` as a user types it: help that teaches, lazy groups, exit codes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from parkfleet import __version__
+from parkfleet.cli import GROUPS
+from parkfleet.protocols.profile import Profile
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def parkfleet(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "parkfleet", *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def commands(group: str) -> list[str]:
+    """The verbs of a group, as its help lists them."""
+    shown = parkfleet(group, "--help").stdout
+    if "─ Commands ─" not in shown:
+        return []
+    rows = [line[1:].split() for line in shown.split("─ Commands ─")[1].splitlines() if line.startswith("│ ")]
+    return [row[0] for row in rows if row and not line_continues(row[0], shown)]
+
+
+def line_continues(word: str, shown: str) -> bool:
+    """Whether the row's first word belongs to the sentence of the row above (it is indented there)."""
+    return f"\n│ {word}" not in shown
+
+
+def test_version() -> None:
+    """`--version` says which."""
+    assert parkfleet("--version").stdout == f"parkfleet {__version__}\n"
+
+
+def test_typo_is_answered_with_the_word_meant() -> None:
+    """A mistyped group names the right one."""
+    done = parkfleet("agnet")
+    assert done.returncode == 2
+    assert "Did you mean 'agent'?" in done.stderr
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_help_teaches_with_an_example(group: str) -> None:
+    """Each command's help has an example that begins with `parkfleet`."""
+    for path in [[group, verb] for verb in commands(group)] or [[group]]:
+        done = parkfleet(*path, "--help")
+        assert done.returncode == 0, done.stderr
+        assert f"parkfleet {' '.join(path)}" in done.stdout.replace("python -m ", "")
+        assert "Example" in done.stdout, path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "absent"),
+    [
+        (["agent", "--help"], ["parkfleet.controller", "grpc", "parkfleet.simulators", "pymodbus", "paho"]),
+        (["--help"], ["parkfleet.agent", "parkfleet.controller", "parkfleet.simulators", "grpc"]),
+        (["fleet", "--help"], ["parkfleet.agent", "parkfleet.simulators", "pymodbus"]),
+        (["tail", "--help"], ["parkfleet.agent", "parkfleet.controller", "grpc", "pymodbus"]),
+    ],
+)
+def test_groups_are_imported_when_called(arguments: list[str], absent: list[str]) -> None:
+    """A group's help imports nothing of the others."""
+    program = (
+        "import sys; sys.argv = ['parkfleet', *sys.argv[1:]]\n"
+        "from parkfleet.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print('\\n'.join(sys.modules), file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True, timeout=60
+    )
+    modules = done.stderr.splitlines()
+    assert [name for name in absent if any(m == name or m.startswith(f"{name}.") for m in modules)] == []
+
+
+def test_agent_check_good_file(tmp_path: Path) -> None:
+    """A good file is said to be good, with each line's load; as JSON for scripts."""
+    path = tmp_path / "gateway.yaml"
+    path.write_text(
+        "park: p\ngateway: g\nbroker: {url: mqtt://127.0.0.1:1883}\n"
+        "lines: [{id: bus1, url: 'serial:///dev/ttyUSB0'}]\n"
+        "meters: [{id: m1, line: bus1, unit: 1, profile: eastron-sdm630}]\n"
+    )
+    done = parkfleet("agent", "check", str(path))
+    assert done.returncode == 0, done.stderr
+    assert "good. Park p, gateway g, 1 meters" in done.stdout
+    told = json.loads(parkfleet("agent", "check", str(path), "--json").stdout)
+    assert told["ok"] is True
+    assert 0 < told["line_load"]["bus1"] < 1
+
+
+def test_agent_check_mistakes(tmp_path: Path) -> None:
+    """Mistakes go to stderr with their places and exit code 1; --json has them as data."""
+    path = tmp_path / "gateway.yaml"
+    path.write_text("park: p\ngateway: g\nbroker: {url: mqtt://127.0.0.1}\nlines: []\nmeters: [{id: m1}]\n")
+    done = parkfleet("agent", "check", str(path))
+    assert done.returncode == 1
+    assert f"{path}:5:10: meters[0]: unit is missing" in done.stderr
+    told = json.loads(parkfleet("agent", "check", str(path), "--json").stdout)
+    assert told["ok"] is False
+    assert {"file", "line", "column", "where", "message"} == set(told["problems"][0])
+
+
+def test_agent_profiles_search() -> None:
+    """The library can be searched by medium and read by a script."""
+    found = json.loads(parkfleet("agent", "profiles", "heat", "--json").stdout)
+    assert found
+    assert all("heat" in json.dumps(profile).lower() for profile in found)
+    assert parkfleet("agent", "profiles", "no-such-meter").returncode == 1
+
+
+def test_agent_schema_of_a_profile() -> None:
+    """The JSON Schema of both documents is printed."""
+    schema = json.loads(parkfleet("agent", "schema", "profile").stdout)
+    assert set(Profile.__struct_fields__) == set(schema["$defs"]["Profile"]["properties"])
+    assert parkfleet("agent", "schema", "weather").returncode == 2
+
+
+def test_tail_without_a_broker() -> None:
+    """tail says which broker it cannot reach, and exits 1."""
+    done = parkfleet("tail", "--broker", "mqtt://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "cannot reach the broker mqtt://127.0.0.1:9" in done.stderr
