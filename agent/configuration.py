@@ -17,6 +17,7 @@ class Configuration:
     gateway: GatewayConfig
     profiles: dict[str, Profile]  # by name, those the meters use
     folder: Path  # relative paths start here
+    hash: str = ""  # SHA-256 of the file, hexadecimal: what the controller compares
 
     def path(self, name: str) -> Path:
         """A file named in the configuration, relative to the configuration's own folder."""
@@ -39,7 +40,7 @@ def load_configuration(path: Path) -> Configuration:
         problems.append(document.problem("lines", "is empty: add the line your meters hang on"))
     if problems:
         raise DocumentError(sorted(set(problems)))
-    return Configuration(document.convert(GatewayConfig), profiles, folder)
+    return Configuration(document.convert(GatewayConfig), profiles, folder, document.sha256)
 
 
 def _load_profiles(

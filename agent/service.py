@@ -13,6 +13,8 @@ from parkfleet.agent.configuration import Configuration
 from parkfleet.agent.forwarder import Forwarder
 from parkfleet.agent.plan import make_plan
 from parkfleet.agent.poller import LinePoller
+from parkfleet.agent.snapshot import Snapshots
+from parkfleet.agent.status import AgentFacts, boot_id
 from parkfleet.agent.store import NewBatch
 from parkfleet.protocols.payload.codecs import CODEC, encode
 from parkfleet.protocols.payload.topics import GatewayTopics
@@ -22,6 +24,8 @@ log = logging.getLogger(__name__)
 #: After SIGTERM: for scans in flight, then for the broker to take what waits. Together below 5 s. Seconds.
 FINISH_SCANS_S = 2.0
 DRAIN_S = 2.0
+#: The buffer is counted this often, when a controller wants to know. Seconds.
+STATS_S = 1.0
 
 
 class AgentService:
@@ -37,6 +41,7 @@ class AgentService:
         topics = GatewayTopics(gateway.park, gateway.gateway)
         self._forwarder = Forwarder(self._buffer, gateway.broker, topics, configuration.folder, __version__)
         self._pollers = [LinePoller(line, self._batcher.add) for line in self._plan.lines]
+        self._configuration = configuration
 
     async def run(self, stop: asyncio.Event) -> None:
         """Runs until stop is set, then closes the open batch into the buffer and returns within 5 s."""
@@ -46,7 +51,9 @@ class AgentService:
                 lines = [group.create_task(poller.run(), name=f"line {poller.status.id}") for poller in self._pollers]
                 forward = group.create_task(self._forwarder.run(), name="forwarder")
                 flush = group.create_task(self._flush_for_ever(), name="flush")
+                report = group.create_task(self._report_for_ever(), name="report")
                 await stop.wait()
+                report.cancel()
                 await self._finish(lines, flush, forward)
         finally:
             await self._buffer.close()
@@ -72,6 +79,31 @@ class AgentService:
         while True:
             await asyncio.sleep(self._flush_s - time.time() % self._flush_s)  # the flush interval itself
             await self._flush()
+
+    async def _report_for_ever(self) -> None:
+        """Tells the controller how we fare, if there is one. Imports gRPC only then: 10 MB."""
+        gateway = self._configuration.gateway
+        if gateway.controller is None:
+            return
+        from parkfleet.agent.session import ControllerSession
+
+        facts = AgentFacts(
+            park=gateway.park,
+            gateway=gateway.gateway,
+            version=__version__,
+            boot_id=boot_id(),
+            configuration_hash=self._configuration.hash,
+            lines=len(gateway.lines),
+            meters=len(gateway.meters),
+        )
+        snapshots = Snapshots([p.status for p in self._pollers], self._forwarder.status, len(gateway.meters))
+        latest = await self._buffer.stats()
+        async with asyncio.TaskGroup() as group:
+            session = ControllerSession(gateway.controller.url, facts, lambda: snapshots.take(latest))
+            group.create_task(session.run(), name="controller session")
+            while True:
+                await asyncio.sleep(STATS_S)  # how fresh a heartbeat's buffer depth is
+                latest = await self._buffer.stats()
 
     async def _flush(self) -> None:
         batch = self._batcher.close()

@@ -6,6 +6,7 @@ PyYAML's nodes give the places.
 
 import contextlib
 import difflib
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar, get_args, get_origin
@@ -52,6 +53,7 @@ class Document:
     def __init__(self, name: str, text: str) -> None:
         """Raises DocumentError when the text is not YAML, too long or nested without end."""
         self.name = name
+        self.sha256 = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
         if len(text) > MAX_BYTES:
             raise DocumentError([Problem(name, 0, 0, "", f"longer than {MAX_BYTES} characters")])
         self._marks: dict[str, yaml.Mark] = {}

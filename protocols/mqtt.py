@@ -166,7 +166,7 @@ class MqttConnection:
         client.on_socket_open = lambda _c, _u, sock: call(self._watch, sock)
         client.on_socket_close = lambda _c, _u, sock: _remove(loop, sock)
         client.on_socket_register_write = lambda _c, _u, sock: call(self._watch_write, sock)
-        client.on_socket_unregister_write = lambda _c, _u, sock: call(loop.remove_writer, sock)
+        client.on_socket_unregister_write = lambda _c, _u, sock: call(_remove_writer, loop, sock)
         client.on_connect = self._on_connect
         client.on_disconnect = lambda _c, _u, _f, code, _p: call(self._end, _farewell(code))
         client.on_publish = lambda _c, _u, mid, code, _p: self._on_ack(mid, code)
@@ -254,6 +254,11 @@ def _nothing(_client: Client, _userdata: Any, _sock: Any) -> None:
 def _farewell(code: ReasonCode) -> str:
     """paho says "unspecified error" when the link just broke."""
     return "the connection to the broker broke" if code.value == 0x80 else f"the broker ended the connection: {code}"
+
+
+def _remove_writer(loop: asyncio.AbstractEventLoop, sock: Any) -> None:
+    if sock.fileno() >= 0:  # otherwise closed meanwhile, and forgotten then
+        loop.remove_writer(sock)
 
 
 def _remove(loop: asyncio.AbstractEventLoop, sock: Any) -> None:

@@ -36,7 +36,9 @@ def test_configuration_example_is_accepted(tmp_path: Path) -> None:
 def test_every_setting_stands_in_the_manual(model: type) -> None:
     """Each key has its row, and its default there is the model's."""
     text = (DOCS / "configuration.md").read_text("utf-8")
-    rows = {key: row for row in re.findall(r"^\|.*\|$", text, re.M) for key in re.findall(r"`(\w+)`", row.split("|")[1])}
+    rows = {
+        key: row for row in re.findall(r"^\|.*\|$", text, re.M) for key in re.findall(r"`(\w+)`", row.split("|")[1])
+    }
     for field in model.__struct_fields__:  # type: ignore[attr-defined]
         assert field in rows, field
     for field, default in zip(reversed(model.__struct_fields__), reversed(model.__struct_defaults__), strict=False):  # type: ignore[attr-defined]

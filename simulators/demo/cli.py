@@ -23,7 +23,9 @@ def demo(
     duration: Annotated[str | None, typer.Option(help="Stop and judge after this long; default: until Ctrl-C.")] = None,
     outage: Annotated[str, typer.Option(help="Cut the link to the broker in the middle for so long.")] = "0s",
     report: Annotated[Path | None, typer.Option(help="Write the account as JSON to this file.")] = None,
-    broker: Annotated[str | None, typer.Option(help="Use this broker: mqtt://host:port. Default: one of our own.")] = None,
+    broker: Annotated[
+        str | None, typer.Option(help="Use this broker: mqtt://host:port. Default: one of our own.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Another park: other meters' values and turnarounds.")] = 1,
     keep: Annotated[Path | None, typer.Option(help="Keep configuration, logs and buffer in this folder.")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of a live screen (as in a pipe).")] = False,

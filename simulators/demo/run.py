@@ -174,7 +174,7 @@ async def _finish(demo: _Demo) -> Account:
     """Stops the agent once it is connected, waits for its last word, and takes both records."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(RECONNECT_S):
-            await demo.fleet.until(lambda fleet: demo.link.connections > 0 and fleet.waiting_batches <= 2)
+            await demo.fleet.until(lambda gateway: gateway.broker_connected and gateway.buffer_batches <= 1)
     online = demo.fleet.online
     await demo.agent.stop()
     with contextlib.suppress(TimeoutError):

@@ -27,7 +27,9 @@ class Subscriber:
     async def opened(cls, broker: BrokerConfig, park: str) -> AsyncIterator["Subscriber"]:
         """Connected and subscribed. Raises BrokerError."""
         subscriber = cls()
-        connection = await MqttConnection.open(broker, f"demo-subscriber-{id(subscriber):x}", on_message=subscriber.feed)
+        connection = await MqttConnection.open(
+            broker, f"demo-subscriber-{id(subscriber):x}", on_message=subscriber.feed
+        )
         try:
             await connection.subscribe(f"pf/v1/{park}/#")
             yield subscriber

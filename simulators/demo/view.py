@@ -91,7 +91,11 @@ class Screen:
 
     def _render(self) -> Group:
         observer = self._observer
-        head = Text("ParkFleet demo  ", "bold") + Text(time.strftime("%H:%M:%S"), "dim") + Text("   Ctrl-C judges and ends")
+        head = (
+            Text("ParkFleet demo  ", "bold")
+            + Text(time.strftime("%H:%M:%S"), "dim")
+            + Text("   Ctrl-C judges and ends")
+        )
         facts = Text("\n".join(summary(observer)), "red" if observer.link.is_cut else "")
         return Group(head, facts, Text("   ".join(_loads(observer))), self._meters())
 
@@ -106,20 +110,21 @@ class Screen:
 
 def summary(observer: Observer) -> list[str]:
     """What passes, in one line each: upstream, gateway, link."""
-    subscriber, fleet = observer.subscriber, observer.fleet
+    subscriber, gateway = observer.subscriber, observer.fleet.gateway
     readings = subscriber.readings
     per_reading = subscriber.payload_bytes / readings if readings else 0.0
     link = "CUT" if observer.link.is_cut else "up" if observer.link.connections else "down"
-    return [
-        f"upstream {readings} readings in {subscriber.batches} batches, {per_reading:.2f} B/reading",
-        f"controller says {observer.fleet.state}, {fleet.meters_ok} meters well, {fleet.meters_bad} not",
-        f"buffer {fleet.waiting_batches} batches, {fleet.waiting_readings} readings",
-        f"broker link {link}",
-    ]
+    told = [f"upstream {readings} readings in {subscriber.batches} batches, {per_reading:.2f} B/reading"]
+    if gateway is None:
+        told.append("controller does not know the gateway yet")
+    else:
+        told.append(f"controller says {gateway.state}, {gateway.meters_ok} meters well, {gateway.meters_bad} not")
+        told.append(f"buffer {gateway.buffer_batches} batches, {gateway.buffer_readings} readings")
+    return [*told, f"broker link {link}"]
 
 
 def _loads(observer: Observer) -> list[str]:
-    return [f"{line} {load:.0%}" for line, load in observer.fleet.line_loads.items()]
+    return [f"{line} busy {load:.0%}" for line, load in observer.fleet.line_loads.items()]
 
 
 def telling(subscriber: Subscriber, meter: ParkMeter) -> list[Reading]:

@@ -204,9 +204,7 @@ async def test_poll_endpoint_that_refuses(meters: list[SimulatedMeter]) -> None:
         await polled.sees(0, "good")
 
 
-async def test_poll_port_in_use(
-    tmp_path: Path, meters: list[SimulatedMeter], caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_poll_port_in_use(tmp_path: Path, meters: list[SimulatedMeter], caplog: pytest.LogCaptureFixture) -> None:
     """Two programs on one bus disturb each other: the second is told whose fault it is."""
     async with SerialLine("bus", tmp_path, meters, AnswerRecord(), baud=115200) as line, polling(line.url) as first:
         await first.sees(0, "good")

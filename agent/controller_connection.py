@@ -1,0 +1,137 @@
+"""ControllerConnection: one connection to the controller with one session on it. Lives once.
+
+How it ends, with grpc.aio (../shared/FLEET.md, grpc#42125, grpc#43360): one read is always pending, and is neither
+cancelled nor given a time-out: time runs beside it. At the end the stream is closed first, then the pending
+read is awaited, then the channel is closed.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
+from grpc import aio
+
+from parkfleet.proto import limits
+from parkfleet.proto.errors import cause
+from parkfleet.proto.session_pb2 import AgentMessage, ControllerMessage
+from parkfleet.proto.session_pb2_grpc import AgentSessionStub
+
+#: From dialling to the controller's Welcome; on 4G in a cellar it takes some seconds. Seconds.
+CONNECT_S: Final = 20.0
+#: So long a message may wait to be taken by a connection that is up. Seconds.
+SEND_S: Final = 20.0
+#: For a goodbye to be said and answered. Seconds.
+GOODBYE_S: Final = 0.8
+
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", limits.MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", limits.MAX_MESSAGE_BYTES),
+    # A link that went dead without a word is found within 80 s; more pings would cost data on a capped 4G link,
+    # and heartbeats keep the NAT's entry alive anyway.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Reconnecting, with its pauses, is the session's business.
+    ("grpc.enable_retries", 0),
+    # A connection of its own: gRPC would let sessions of one process share one, and its fate.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+class ConnectionLostError(Exception):
+    """The connection is over; the message says why."""
+
+
+class ControllerConnection:
+    """A stream to the controller. Every method but close() raises ConnectionLostError when it is over."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._channel = aio.insecure_channel(url, options=_OPTIONS)
+        self._stream = AgentSessionStub(self._channel).Connect()
+        self._read: asyncio.Task[Any] | None = None
+
+    async def open(self, hello: AgentMessage) -> ControllerMessage:
+        """Says hello; returns the controller's first message."""
+        await self._send(hello, CONNECT_S)
+        message = await self.receive(CONNECT_S)
+        if message is None:
+            raise ConnectionLostError(f"{self._url} did not answer the hello within {CONNECT_S:g} s")
+        return message
+
+    async def send(self, message: AgentMessage) -> None:
+        """Sends a message."""
+        await self._send(message, SEND_S)
+
+    async def receive(self, within_s: float) -> ControllerMessage | None:
+        """The next message; None when there was none within so many seconds."""
+        if self._read is None:
+            self._read = _start(self._stream.read(), "controller session read")
+        done, _ = await asyncio.wait({self._read}, timeout=within_s)
+        if not done:
+            return None
+        read, self._read = self._read, None
+        message = self._result(read)
+        if message is aio.EOF:
+            raise ConnectionLostError("the controller ended the session")
+        assert isinstance(message, ControllerMessage)
+        return message
+
+    async def close(self, goodbye: AgentMessage | None = None) -> None:
+        """Ends it, with a last word if the controller still listens. Takes at most about a second. Raises nothing."""
+        try:
+            if goodbye is not None and not self._stream.done():
+                parting = asyncio.create_task(self._part(goodbye), name="controller session goodbye")
+                await asyncio.wait({parting}, timeout=GOODBYE_S)
+                parting.cancel()  # which cancels no read and no write: those end with the stream
+                await asyncio.wait({parting})
+        finally:
+            self._stream.cancel()
+            if self._read is not None:
+                await asyncio.wait({self._read})
+            await self._channel.close()
+
+    async def _part(self, goodbye: AgentMessage) -> None:
+        """Says goodbye, and reads until the controller has ended the stream: then it has heard it."""
+        with contextlib.suppress(ConnectionLostError):
+            await self._send(goodbye, GOODBYE_S)
+            while True:
+                await self.receive(GOODBYE_S)
+
+    async def _send(self, message: AgentMessage, within_s: float) -> None:
+        write = _start(self._stream.write(message), "controller session write")
+        done, _ = await asyncio.wait({write}, timeout=within_s)
+        if not done:
+            self._stream.cancel()
+            await asyncio.wait({write})
+            raise ConnectionLostError(f"{self._url} took nothing for {within_s:g} s")
+        self._result(write)
+
+    def _result(self, task: asyncio.Task[Any]) -> Any:
+        """What the task brought; its end as the loss of the connection."""
+        if task.cancelled():
+            raise ConnectionLostError("the session was cancelled")
+        match task.exception():
+            case None:
+                return task.result()
+            case aio.AioRpcError() as error:
+                raise ConnectionLostError(cause(error))
+            case DecodeError():
+                raise ConnectionLostError(f"{self._url} sent a message that is not of this protocol")
+            case asyncio.InvalidStateError() | aio.UsageError():
+                raise ConnectionLostError("the controller ended the session")
+            case error:
+                raise error
+
+
+def _start(awaitable: Awaitable[Any], name: str) -> asyncio.Task[Any]:
+    """A task that may end unwatched."""
+
+    async def run() -> Any:
+        return await awaitable
+
+    task = asyncio.create_task(run(), name=name)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task

@@ -1,0 +1,153 @@
+"""ControllerSession: keeps the agent in touch with its controller, for as long as the agent runs.
+
+Makes a connection, lives on it, and makes the next: the controller may be away for ever, and the agent works on.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from parkfleet.agent.controller_connection import ConnectionLostError, ControllerConnection
+from parkfleet.agent.session_messages import goodbye_message, heartbeat_message, hello_message, status_message
+from parkfleet.agent.status import AgentFacts, AgentSnapshot, ConfigurationName, ReportedState
+from parkfleet.proto import limits
+from parkfleet.proto.session_pb2 import ControllerMessage
+
+log = logging.getLogger(__name__)
+
+#: Pause before the next connection: a random part (0 to all) of a bound that doubles from the first to the last, so
+#: that a thousand gateways that lost their controller together do not come back together. Seconds.
+RECONNECT_S: Final = (0.5, 60.0)
+#: Heartbeats come at 1 ± this part of their interval, for the same reason.
+JITTER: Final = 0.1
+#: The same failure is told again after so long. Seconds.
+TELL_AGAIN_S: Final = 600.0
+
+
+@dataclass
+class SessionStatus:
+    """How the session fares, since the agent started."""
+
+    connected: bool = False  # the controller has welcomed us
+    told: str = ""  # why not
+    session: int = 0  # the controller's number of it
+    sessions: int = 0  # opened
+    heartbeats: int = 0  # sent
+    tries: int = 0  # that failed since the last session
+
+
+class ControllerSession:
+    """One gateway's session with one controller, across any number of connections.
+
+    url is host:port; snapshot and state are called for every heartbeat and must not block.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        facts: AgentFacts,
+        snapshot: Callable[[], AgentSnapshot],
+        state: Callable[[], ReportedState] | None = None,
+        *,
+        reconnect_s: tuple[float, float] = RECONNECT_S,
+    ) -> None:
+        self._url = url
+        self._facts = facts
+        self._snapshot = snapshot
+        self._state = state or self._running_only
+        self._reconnect_s = reconnect_s
+        self._retry_after_s = 0.0
+        self._told_at = 0.0
+        self.status = SessionStatus()
+
+    async def run(self) -> None:
+        """Runs until cancelled; says goodbye then, within a second. Nothing but the cancellation comes out."""
+        bound = self._reconnect_s[0]
+        while True:
+            self._retry_after_s = 0.0
+            opened = time.monotonic()
+            try:
+                await self._one_connection()
+            except ConnectionLostError as error:
+                self._tell(str(error))
+            except Exception as error:  # a fault of ours must not cost the agent its readings
+                log.exception("the controller session failed by our own fault")
+                self._tell(f"{type(error).__name__}: {error}")
+            # A session that lasted was a good one. One that did not is no reason to hurry: two boxes of the same
+            # name would throw each other out several times a second.
+            if time.monotonic() - opened > self._reconnect_s[1]:
+                bound = self._reconnect_s[0]
+            await asyncio.sleep(self._retry_after_s + random.uniform(0, bound))
+            bound = min(2 * bound, self._reconnect_s[1])
+
+    async def _one_connection(self) -> None:
+        """Dials, says hello, and heartbeats until the connection is lost. Raises ConnectionLostError."""
+        connection = ControllerConnection(self._url)
+        goodbye = None
+        try:
+            interval_s = self._welcomed(await connection.open(hello_message(self._facts)))
+            await self._heartbeat_for_ever(connection, interval_s)
+        except asyncio.CancelledError:
+            goodbye = goodbye_message("the agent is stopping") if self.status.connected else None
+            raise
+        finally:
+            self.status.connected = False
+            await connection.close(goodbye)
+
+    def _welcomed(self, message: ControllerMessage) -> float:
+        """Takes the controller's first message; returns the heartbeat interval in seconds."""
+        if message.WhichOneof("message") != "welcome":
+            self._take(message)
+            raise ConnectionLostError("the controller did not welcome us")
+        log.info("connected to the controller %s", self._url)
+        status = self.status
+        status.connected, status.told, status.tries = True, "", 0
+        status.session = message.welcome.session
+        status.sessions += 1
+        low, high = limits.HEARTBEAT_S
+        return min(max(message.welcome.heartbeat_interval_ms / 1000, low), high)
+
+    async def _heartbeat_for_ever(self, connection: ControllerConnection, interval_s: float) -> None:
+        """Sends state and heartbeats, takes what the controller says in between."""
+        loop = asyncio.get_running_loop()
+        reported: ReportedState | None = None
+        sequence = 0
+        while True:
+            if (state := self._state()) != reported:
+                await connection.send(status_message(state))
+                reported = state
+            sequence += 1
+            await connection.send(heartbeat_message(self._snapshot(), sequence, time.time_ns() // 1_000_000))
+            self.status.heartbeats += 1
+            due = loop.time() + interval_s * random.uniform(1 - JITTER, 1 + JITTER)
+            while (left := due - loop.time()) > 0:
+                message = await connection.receive(left)
+                if message is not None:
+                    self._take(message)
+
+    def _take(self, message: ControllerMessage) -> None:
+        """Does what the controller says. Raises ConnectionLostError when it says goodbye."""
+        match message.WhichOneof("message"):
+            case "retry_after":
+                self._retry_after_s = min(message.retry_after.ms / 1000, limits.MAX_RETRY_AFTER_S)
+            case "goodbye":
+                raise ConnectionLostError(message.goodbye.reason or "the controller said goodbye")
+            case other:  # desired_configuration is for later agents; what we do not know is a later controller's
+                log.debug("ignored %s from the controller", other)
+
+    def _running_only(self) -> ReportedState:
+        return ReportedState(self._facts.version, ConfigurationName(hash=self._facts.configuration_hash))
+
+    def _tell(self, told: str) -> None:
+        """Logs a failure when it is a new one, and again now and then."""
+        self.status.tries += 1
+        now = time.monotonic()
+        if told != self.status.told or now - self._told_at >= TELL_AGAIN_S:
+            self._told_at = now
+            tries = f" ({self.status.tries} tries)" if self.status.tries > 1 else ""
+            log.warning("no session with the controller %s%s: %s; trying again", self._url, tries, told)
+        self.status.told = told
