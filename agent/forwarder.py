@@ -103,8 +103,8 @@ class Forwarder:
         try:
             if not connection.session_present:
                 self._schemas.clear()  # a broker that has forgotten us may have forgotten what we retained there
-            self._tell("")
-            self.status.connected = True
+            log.info("connected to the broker %s", self._broker.url)
+            self.status.connected, self.status.told = True, ""
             await connection.publish(self._topics.status, self._status("online"), retain=True)
             await self._forward(connection)
             if self._draining.is_set():
@@ -173,9 +173,7 @@ class Forwarder:
         return Status(state=state, ts=int(time.time() * 1000), version=self._version).pack()
 
     def _tell(self, told: str) -> None:
+        """Logs a failure when it is a new one."""
         if told != self.status.told:
-            if told:
-                log.warning("%s; batches wait in the buffer", told)
-            else:
-                log.info("connected to the broker %s", self._broker.url)
+            log.warning("%s; batches wait in the buffer", told)
         self.status.told = told

@@ -89,7 +89,7 @@ def _column_type(point: Point) -> ColumnType:
 
 
 def _signed(raw: int, bits: int) -> int:
-    return raw - (1 << bits) if raw >> (bits - 1) else raw
+    return raw - (1 << bits) if raw >= 1 << (bits - 1) else raw
 
 
 def _is_finite(point: Point, raw: int) -> bool:

@@ -61,11 +61,15 @@ class Child:
         """SIGKILL: what a power cut looks like to a process."""
         self._send(signal.SIGKILL)
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Any other signal."""
+        self._send(number)
+
     def output(self) -> str:
         """What it has printed so far."""
         return self.log.read_text("utf-8", "replace") if self.log.exists() else ""
 
-    def _send(self, number: int) -> None:
+    def _send(self, number: signal.Signals) -> None:
         assert self._process is not None
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._process.pid, number)

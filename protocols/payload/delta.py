@@ -185,6 +185,8 @@ def _take_values(reader: Reader, column: Column, count: int) -> Iterator[int]:
             yield slot if size == 4 else _signed(slot)
     elif DECIMALS <= kind <= DECIMALS + MAX_DIGITS and is_float:
         for integer in _take_deltas(reader, count):
+            if abs(integer) >= 2**53:
+                raise PayloadError("a decimal is beyond 2^53")
             yield _to_bits(column, integer / 10 ** (kind - DECIMALS))
     else:
         raise PayloadError(f"unknown coding {kind} of a column of type {column.type}")

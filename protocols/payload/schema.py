@@ -19,6 +19,7 @@ VERSION: Final = 1
 MAX_BYTES: Final = 8 * 1024 * 1024
 #: Columns over all entries: what a batch of one scan each may have to hold.
 MAX_COLUMNS: Final = 2_000_000
+_KINDS: Final = {"int": "i", "uint64": "i", "float32": "f", "float64": "d", "string": "s"}
 
 
 class _Packed(msgspec.Struct, array_like=True):
@@ -41,6 +42,16 @@ class Schema:
     def id(self) -> int:
         """The first 32 bits of BLAKE2b over the packed schema, as an unsigned integer."""
         return schema_id(self._packed)
+
+    @cached_property
+    def layouts(self) -> list[tuple[bytes, bytes]]:
+        """For each entry its columns' kinds (i, f, d, s) and likely decimals (-1: unknown), a byte each: for native/."""
+        sets: dict[int, tuple[bytes, bytes]] = {}
+        for entry in self.entries:
+            if id(entry.columns) not in sets:  # entries share their sets: looked at once, however many there are
+                kinds = "".join(_KINDS[column.type] for column in entry.columns).encode()
+                sets[id(entry.columns)] = kinds, bytes(max(column.digits, -1) & 0xFF for column in entry.columns)
+        return [sets[id(entry.columns)] for entry in self.entries]
 
     @cached_property
     def _packed(self) -> bytes:
@@ -75,4 +86,4 @@ def schema_id(packed: bytes) -> int:
 
 def _sound(column: Column) -> bool:
     factor = column.factor
-    return 0 <= factor.decimals <= 12 and abs(factor.multiply) <= 10**12 and abs(factor.add) <= 2**62
+    return 0 <= factor.decimals <= 12 and abs(factor.multiply) <= 10**12 and abs(factor.add) <= 2**62 and -1 <= column.digits <= 9

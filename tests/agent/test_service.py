@@ -1,4 +1,4 @@
-"""The agent as it ships, a process of its own, between simulated meters and a real broker: readings in, readings out."""
+"""The agent as it ships, a process between simulated meters and a real broker: readings in, readings out."""
 
 import contextlib
 import sys

@@ -7,8 +7,8 @@ from tests.benchmarks import telegraf
 from tests.benchmarks.reporting import Measure, write_report
 
 HEADER = (
-    "Wire time to read all points of a profile once, at 9600 8N1, 10 ms turnaround; ours beside Telegraf's optimisations\n"
-    "as its documentation describes them (tests/benchmarks/telegraf.py), given the same limits and holes."
+    "Wire time to read all points of a profile once, at 9600 8N1, 10 ms turnaround; ours beside Telegraf's\n"
+    "optimisations as its documentation describes them (tests/benchmarks/telegraf.py), given the same limits and holes."
 )
 
 

@@ -1,0 +1,23 @@
+"""Delta, compiled: codec 1 through native/series.pyx. Same interface and bytes as delta.py."""
+
+from collections.abc import Sequence
+
+from parkfleet.native import series
+from parkfleet.protocols.payload.delta import MAX_READINGS
+from parkfleet.protocols.payload.errors import PayloadError
+from parkfleet.protocols.payload.schema import Schema
+from parkfleet.protocols.payload.series import Rows
+
+
+def encode(schema: Schema, rows: Sequence[Rows]) -> bytes:
+    """See delta.encode."""
+    return series.encode([(r.entry, r.ts, r.slots, r.quality, r.texts, *schema.layouts[r.entry]) for r in rows])
+
+
+def decode(schema: Schema, body: bytes) -> list[Rows]:
+    """See delta.decode."""
+    try:
+        found = series.decode(body, [kinds for kinds, _ in schema.layouts], MAX_READINGS)
+    except ValueError as error:
+        raise PayloadError(str(error)) from None
+    return [Rows(*block) for block in found]
