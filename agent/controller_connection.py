@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import Awaitable
 from typing import Any, Final
 
-from google.protobuf.message import DecodeError
 from grpc import aio
 
 from parkfleet.proto import limits
@@ -76,7 +75,8 @@ class ControllerConnection:
         message = self._result(read)
         if message is aio.EOF:
             raise ConnectionLostError("the controller ended the session")
-        assert isinstance(message, ControllerMessage)
+        if not isinstance(message, ControllerMessage):  # gRPC's client makes None of what cannot be decoded
+            raise ConnectionLostError(f"{self._url} sent a message that is not of this protocol")
         return message
 
     async def close(self, goodbye: AgentMessage | None = None) -> None:
@@ -107,7 +107,11 @@ class ControllerConnection:
             self._stream.cancel()
             await asyncio.wait({write})
             raise ConnectionLostError(f"{self._url} took nothing for {within_s:g} s")
-        self._result(write)
+        try:
+            self._result(write)
+        except asyncio.InvalidStateError:  # the stream was over before: it knows why
+            why = await self._stream.details() or (await self._stream.code()).name
+            raise ConnectionLostError(f"the controller ended the session: {why}") from None
 
     def _result(self, task: asyncio.Task[Any]) -> Any:
         """What the task brought; its end as the loss of the connection."""
@@ -118,10 +122,6 @@ class ControllerConnection:
                 return task.result()
             case aio.AioRpcError() as error:
                 raise ConnectionLostError(cause(error))
-            case DecodeError():
-                raise ConnectionLostError(f"{self._url} sent a message that is not of this protocol")
-            case asyncio.InvalidStateError() | aio.UsageError():
-                raise ConnectionLostError("the controller ended the session")
             case error:
                 raise error
 

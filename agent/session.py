@@ -38,6 +38,7 @@ class SessionStatus:
     sessions: int = 0  # opened
     heartbeats: int = 0  # sent
     tries: int = 0  # that failed since the last session
+    away_s: float = 0.0  # the controller asked us to stay away for so long, after the last session
 
 
 class ControllerSession:
@@ -60,15 +61,14 @@ class ControllerSession:
         self._snapshot = snapshot
         self._state = state or self._running_only
         self._reconnect_s = reconnect_s
-        self._retry_after_s = 0.0
-        self._told_at = 0.0
+        self._logged = ("", 0.0)  # the last failure that was logged, and when
         self.status = SessionStatus()
 
     async def run(self) -> None:
         """Runs until cancelled; says goodbye then, within a second. Nothing but the cancellation comes out."""
         bound = self._reconnect_s[0]
         while True:
-            self._retry_after_s = 0.0
+            self.status.away_s = 0.0
             opened = time.monotonic()
             try:
                 await self._one_connection()
@@ -81,7 +81,8 @@ class ControllerSession:
             # name would throw each other out several times a second.
             if time.monotonic() - opened > self._reconnect_s[1]:
                 bound = self._reconnect_s[0]
-            await asyncio.sleep(self._retry_after_s + random.uniform(0, bound))
+                self._logged = ("", 0.0)
+            await asyncio.sleep(self.status.away_s + random.uniform(0, bound))
             bound = min(2 * bound, self._reconnect_s[1])
 
     async def _one_connection(self) -> None:
@@ -102,7 +103,9 @@ class ControllerSession:
         """Takes the controller's first message; returns the heartbeat interval in seconds."""
         if message.WhichOneof("message") != "welcome":
             self._take(message)
-            raise ConnectionLostError("the controller did not welcome us")
+            raise ConnectionLostError(
+                f"the controller sends us away: {message.retry_after.reason or 'no reason given'}"
+            )
         log.info("connected to the controller %s", self._url)
         status = self.status
         status.connected, status.told, status.tries = True, "", 0
@@ -133,7 +136,7 @@ class ControllerSession:
         """Does what the controller says. Raises ConnectionLostError when it says goodbye."""
         match message.WhichOneof("message"):
             case "retry_after":
-                self._retry_after_s = min(message.retry_after.ms / 1000, limits.MAX_RETRY_AFTER_S)
+                self.status.away_s = min(message.retry_after.ms / 1000, limits.MAX_RETRY_AFTER_S)
             case "goodbye":
                 raise ConnectionLostError(message.goodbye.reason or "the controller said goodbye")
             case other:  # desired_configuration is for later agents; what we do not know is a later controller's
@@ -145,9 +148,10 @@ class ControllerSession:
     def _tell(self, told: str) -> None:
         """Logs a failure when it is a new one, and again now and then."""
         self.status.tries += 1
+        self.status.told = told
         now = time.monotonic()
-        if told != self.status.told or now - self._told_at >= TELL_AGAIN_S:
-            self._told_at = now
+        logged, at = self._logged
+        if told != logged or now - at >= TELL_AGAIN_S:
+            self._logged = (told, now)
             tries = f" ({self.status.tries} tries)" if self.status.tries > 1 else ""
             log.warning("no session with the controller %s%s: %s; trying again", self._url, tries, told)
-        self.status.told = told

@@ -1,0 +1,90 @@
+"""FleetClient: asks a controller about its fleet; what the command line, the demo and tests use."""
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Final, Self
+
+import grpc
+from grpc import aio
+
+from parkfleet.controller.view import GatewayView
+from parkfleet.proto import fleet_pb2, limits
+from parkfleet.proto.errors import cause
+from parkfleet.proto.fleet_pb2_grpc import FleetStub
+
+if TYPE_CHECKING:
+    from parkfleet.proto.fleet_pb2_grpc import FleetAsyncStub  # only its stub file has it
+
+#: A page of the list is made from memory. Seconds.
+ANSWER_S: Final = 10.0
+
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", limits.MAX_MESSAGE_BYTES),
+    # A watch may be silent for long; NAT forgets a silent connection after some minutes.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+class FleetError(Exception):
+    """The controller did not do what was asked; the message is a sentence for the operator."""
+
+
+class UnreachableError(FleetError):
+    """No controller answers."""
+
+
+class FleetClient:
+    """A connection to one controller while its block runs. address is host:port."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._channel: aio.Channel | None = None
+
+    async def __aenter__(self) -> Self:
+        self._channel = aio.insecure_channel(self._address, options=_OPTIONS)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        assert self._channel is not None
+        await self._channel.close()
+
+    async def list_gateways(self, park: str = "") -> list[GatewayView]:
+        """Every gateway of a park, or of all (""), by park and name. Raises FleetError."""
+        found: list[GatewayView] = []
+        request = fleet_pb2.ListGatewaysRequest(park=park)
+        while True:
+            try:
+                page = await self._stub().ListGateways(request, timeout=ANSWER_S)
+            except aio.AioRpcError as error:
+                raise self._told(error) from None
+            found.extend(map(GatewayView.of, page.gateways))
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
+    async def watch(self, park: str = "") -> AsyncIterator[GatewayView]:
+        """Every gateway as it is, then each when it changes. Raises FleetError when the controller is gone."""
+        stream = self._stub().WatchGateways(fleet_pb2.WatchGatewaysRequest(park=park))
+        try:
+            async for change in stream:
+                yield GatewayView.of(change.gateway)
+        except aio.AioRpcError as error:
+            raise self._told(error) from None
+        finally:
+            stream.cancel()
+
+    def _stub(self) -> "FleetAsyncStub":
+        if self._channel is None:
+            raise RuntimeError("use FleetClient as a block: async with FleetClient(address) as fleet")
+        return FleetStub(self._channel)
+
+    def _told(self, error: aio.AioRpcError) -> FleetError:
+        details = cause(error)
+        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            return UnreachableError(
+                f"no controller at {self._address}: {details}. Start one with `parkfleet controller run`, "
+                "or name its address with --controller HOST:PORT"
+            )
+        return FleetError(f"the controller at {self._address} refused: {details} ({error.code().name})")

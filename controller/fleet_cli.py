@@ -1,0 +1,109 @@
+"""Command group `parkfleet fleet`: ask the controller about the fleet's gateways."""
+
+from collections.abc import Coroutine
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Ask the controller about the fleet's gateways.")
+
+Controller = Annotated[str, typer.Option(help="HOST:PORT of the controller.", envvar="PARKFLEET_CONTROLLER")]
+Park = Annotated[str, typer.Option(help="Only this park's gateways.")]
+
+_DEFAULT = "127.0.0.1:7443"
+
+_EXIT_CODES = "Exit codes: 0 done, 1 no controller answers, 2 wrong usage, 3 the controller refused."
+
+_EXAMPLE_LIST = f"""Examples:
+
+    parkfleet fleet list
+
+    parkfleet fleet list --controller 127.0.0.1:7443 --park demo
+
+    parkfleet fleet list --json | jq -r '.[] | select(.state == "offline") | .gateway'
+
+With --json, times are milliseconds UTC; docs/controller.md lists the keys.
+
+{_EXIT_CODES}"""
+
+
+@app.command("list", epilog=_EXAMPLE_LIST)
+def list_gateways(
+    controller: Controller = _DEFAULT,
+    park: Park = "",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list, for scripts.")] = False,
+) -> None:
+    """List the gateways the controller has seen since it started."""
+    import json
+
+    from parkfleet.controller.client import FleetClient
+
+    async def ask() -> None:
+        async with FleetClient(controller) as fleet:
+            gateways = await fleet.list_gateways(park)
+        if as_json:
+            typer.echo(json.dumps([gateway.as_json() for gateway in gateways], ensure_ascii=False))
+            return
+        from parkfleet.controller.table import print_gateways
+
+        print_gateways(gateways)
+
+    _run(controller, ask())
+
+
+_EXAMPLE_WATCH = f"""Examples:
+
+    parkfleet fleet watch
+
+    parkfleet fleet watch --park demo --json
+
+One line for each gateway as it is, then one whenever it comes, goes, or (with --json) reports. Ends with Ctrl-C.
+
+{_EXIT_CODES}"""
+
+
+@app.command(epilog=_EXAMPLE_WATCH)
+def watch(
+    controller: Controller = _DEFAULT,
+    park: Park = "",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, also for every heartbeat.")] = False,
+) -> None:
+    """Watch gateways come and go, as it happens."""
+    import json
+
+    from parkfleet.controller.client import FleetClient
+    from parkfleet.controller.table import change_line
+
+    async def follow() -> None:
+        states: dict[tuple[str, str], tuple[str, int]] = {}
+        async with FleetClient(controller) as fleet:
+            async for gateway in fleet.watch(park):
+                state = (gateway.state, gateway.since)
+                if as_json:
+                    typer.echo(json.dumps(gateway.as_json(), ensure_ascii=False))
+                elif states.get((gateway.park, gateway.gateway)) != state:
+                    typer.echo(change_line(gateway))
+                states[gateway.park, gateway.gateway] = state
+
+    _run(controller, follow())
+
+
+def _run(controller: str, work: Coroutine[Any, Any, None]) -> None:
+    """Runs it; every failure becomes a sentence and an exit code."""
+    import asyncio
+
+    from parkfleet.controller.client import FleetError, UnreachableError
+    from parkfleet.controller.server import split_address
+
+    try:
+        split_address(controller)
+    except ValueError as error:
+        work.close()
+        raise typer.BadParameter(str(error), param_hint="--controller") from None
+    try:
+        asyncio.run(work)
+    except FleetError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1 if isinstance(error, UnreachableError) else 3) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None

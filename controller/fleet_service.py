@@ -1,0 +1,84 @@
+"""FleetService: what operators ask: list the gateways, watch them."""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+import grpc
+from grpc import aio
+
+from parkfleet.controller.checks import RefusedError
+from parkfleet.controller.fleet import FleetState
+from parkfleet.controller.registry import Gateway, State
+from parkfleet.proto import fleet_pb2
+from parkfleet.proto.fleet_pb2_grpc import FleetServicer
+
+#: A page ends with the gateway that passes this: with one gateway more at most (256 KiB of heartbeat) it stays
+#: below the bound of a message. Bytes.
+PAGE_BYTES: Final = 512 * 1024
+
+_STATES: Final = {
+    State.ONLINE: fleet_pb2.Gateway.STATE_ONLINE,
+    State.OFFLINE: fleet_pb2.Gateway.STATE_OFFLINE,
+}
+
+
+class FleetService(FleetServicer):
+    """The service operators use."""
+
+    def __init__(self, fleet: FleetState) -> None:
+        self._fleet = fleet
+
+    async def ListGateways(
+        self,
+        request: fleet_pb2.ListGatewaysRequest,
+        context: aio.ServicerContext[fleet_pb2.ListGatewaysRequest, fleet_pb2.ListGatewaysResponse],
+    ) -> fleet_pb2.ListGatewaysResponse:
+        """One page, by park and gateway."""
+        after = tuple(request.page_token.split("/", 1)) if request.page_token else ("", "")
+        rest = sorted((g for g in self._fleet.gateways(request.park) if g.key > after), key=lambda gateway: gateway.key)
+        page = fleet_pb2.ListGatewaysResponse()
+        size = 0
+        for gateway in rest:
+            if size >= PAGE_BYTES or (request.page_size and len(page.gateways) >= request.page_size):
+                page.next_page_token = "/".join((page.gateways[-1].park, page.gateways[-1].gateway))
+                break
+            message = gateway_message(gateway)
+            size += message.ByteSize()
+            page.gateways.append(message)
+        return page
+
+    async def WatchGateways(
+        self,
+        request: fleet_pb2.WatchGatewaysRequest,
+        context: aio.ServicerContext[fleet_pb2.WatchGatewaysRequest, fleet_pb2.GatewayChange],
+    ) -> AsyncIterator[fleet_pb2.GatewayChange]:
+        """Every gateway as it is, then each when it changes, until the caller or the controller leaves."""
+        try:
+            watcher, gateways = self._fleet.watch(request.park)
+        except RefusedError as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        try:
+            for gateway in gateways:
+                yield fleet_pb2.GatewayChange(gateway=gateway_message(gateway), initial=True)
+            while changes := await watcher.next():
+                for gateway in changes:
+                    yield fleet_pb2.GatewayChange(gateway=gateway_message(gateway))
+        finally:
+            self._fleet.unwatch(watcher)
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "the controller is stopping")
+
+
+def gateway_message(gateway: Gateway) -> fleet_pb2.Gateway:
+    """A gateway as operators see it."""
+    return fleet_pb2.Gateway(
+        park=gateway.key.park,
+        gateway=gateway.key.gateway,
+        state=_STATES[gateway.state],
+        since_ms=gateway.since_ms,
+        last_seen_ms=gateway.last_seen_ms,
+        peer=gateway.peer,
+        offline_reason=gateway.reason,
+        hello=gateway.hello,
+        heartbeat=gateway.heartbeat,
+        status=gateway.status,
+    )

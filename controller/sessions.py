@@ -1,0 +1,213 @@
+"""AgentSessions: the agents' side of the controller; one SessionStream for each agent's stream.
+
+How a stream ends, with grpc.aio (../shared/FLEET.md, grpc#43360):
+- reader and writer are a pair: each alone misses some way a stream can end;
+- a read is never cancelled nor given a time-out (that leaks): it is left pending, and ends by itself once the call
+  is over. So this is no TaskGroup; the pair is awaited at the end instead;
+- a client that cancels or breaks off shows as the cancellation of our handler, or as a plain end of the reader.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc import aio
+
+from parkfleet.controller.checks import RefusedError
+from parkfleet.controller.fleet import FleetState, SessionHandle
+from parkfleet.controller.registry import FleetFullError
+from parkfleet.proto import limits
+from parkfleet.proto.session_pb2 import AgentMessage, ControllerMessage, Goodbye, RetryAfter, Welcome
+from parkfleet.proto.session_pb2_grpc import AgentSessionServicer
+
+log = logging.getLogger(__name__)
+
+#: An agent says hello as soon as it is connected; 4G round trips are below 2 s. Seconds.
+HELLO_S: Final = 10.0
+#: So long a goodbye may take to be written before the stream is ended without it. Seconds.
+GOODBYE_S: Final = 1.0
+#: Messages that wait to be sent to one agent; there are never more than a few, unless it does not read.
+OUTBOX: Final = 16
+#: What an agent may send: the fastest heartbeat (10 a second) twice over. Beyond, it is read more slowly.
+MESSAGES_PER_S: Final = 20.0
+BURST: Final = 100
+
+BROKEN: Final = "the connection ended without a goodbye"
+
+Context = aio.ServicerContext[AgentMessage, ControllerMessage]
+
+
+class End(NamedTuple):
+    """How a stream ends: the status the agent gets, and why."""
+
+    code: grpc.StatusCode
+    reason: str
+    parting: tuple[ControllerMessage, ...] = ()  # last words of ours
+
+
+class AgentSessions(AgentSessionServicer):
+    """The service agents connect to."""
+
+    def __init__(self, fleet: FleetState, hello_s: float = HELLO_S) -> None:
+        self._fleet = fleet
+        self._hello_s = hello_s
+
+    # A coroutine, for grpc.aio's reader and writer interface; the stub knows only of generators.
+    async def Connect(self, request_iterator: object, context: Context) -> None:  # type: ignore[override]
+        """Serves one agent's stream until either side ends it."""
+        await SessionStream(self._fleet, context, self._hello_s).run()
+
+
+class SessionStream:
+    """One agent's stream: hello, then heartbeats, until either side ends it."""
+
+    def __init__(self, fleet: FleetState, context: Context, hello_s: float) -> None:
+        self._fleet = fleet
+        self._context = context
+        self._hello_s = hello_s
+        self._handle: SessionHandle | None = None
+        self._outbox: asyncio.Queue[ControllerMessage | None] = asyncio.Queue(OUTBOX)
+        loop = asyncio.get_running_loop()
+        self._admitted: asyncio.Future[None] = loop.create_future()
+        self._ended_by_us: asyncio.Future[End] = loop.create_future()
+
+    async def run(self) -> None:
+        """Serves the stream. Ends with the status the agent should see."""
+        reader = asyncio.create_task(self._read(), name=f"session reader {self._context.peer()}")
+        writer = asyncio.create_task(self._write(), name=f"session writer {self._context.peer()}")
+        try:
+            end = await self._until_end(reader, writer)
+            self._offline(end.reason)
+            await self._part(writer, end.parting)
+            if end.code is not grpc.StatusCode.OK:
+                await self._context.abort(end.code, end.reason)
+        finally:
+            self._offline(BROKEN)
+            self._close_outbox()
+            done, _ = await asyncio.wait({reader, writer})
+            for task in done:
+                _ = task.cancelled() or task.exception()  # known already, or the echo of our own abort
+            self._offline(BROKEN)  # the last message may have been a hello
+
+    async def _until_end(self, reader: asyncio.Task[End], writer: asyncio.Task[None]) -> End:
+        """Waits for the hello, then for whatever ends the stream first."""
+        waits: set[asyncio.Future[Any]] = {reader, writer, self._ended_by_us}
+        await asyncio.wait({*waits, self._admitted}, timeout=self._hello_s, return_when=asyncio.FIRST_COMPLETED)
+        if self._admitted.done():
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        if self._ended_by_us.done():
+            return self._ended_by_us.result()
+        if reader.done():
+            return _outcome(reader)
+        if writer.done():
+            return End(grpc.StatusCode.UNAVAILABLE, BROKEN)
+        return End(grpc.StatusCode.DEADLINE_EXCEEDED, f"no hello came within {self._hello_s:g} s")
+
+    async def _read(self) -> End:
+        """Takes the agent's messages until it leaves, or says what is not accepted."""
+        allowance = Allowance(MESSAGES_PER_S, BURST)
+        while True:
+            # Typed as a message, but grpc.aio returns aio.EOF at the end.
+            message: Any = await self._context.read()
+            if message is aio.EOF:
+                return End(grpc.StatusCode.OK, BROKEN)
+            message.DiscardUnknownFields()  # what we keep of a message has only fields that were checked
+            if (end := self._take(message)) is not None:
+                return end
+            await asyncio.sleep(allowance.take())
+
+    def _take(self, message: AgentMessage) -> End | None:
+        """One message of the agent. Raises RefusedError."""
+        kind = message.WhichOneof("message")
+        if kind == "goodbye":
+            return End(grpc.StatusCode.OK, message.goodbye.reason[: limits.MAX_SENTENCE] or "the agent said goodbye")
+        if self._handle is None:
+            if kind != "hello":
+                raise RefusedError(f"the first message must be a hello, this was {kind or 'unknown'}")
+            self._admit(message)
+        elif kind == "hello":
+            raise RefusedError("a second hello: a session has one")
+        elif kind == "heartbeat":
+            self._handle.heartbeat(message.heartbeat)
+        elif kind == "status":
+            self._handle.reported(message.status)
+        return None  # what we do not know, a newer agent may say: it is ignored
+
+    def _admit(self, message: AgentMessage) -> None:
+        self._handle = self._fleet.admit(message.hello, self._context.peer(), self._end)
+        welcome = Welcome(
+            session=self._handle.session,
+            heartbeat_interval_ms=round(self._fleet.interval_s * 1000),
+            server_time_ms=self._fleet.now().wall_ms,
+        )
+        self._outbox.put_nowait(ControllerMessage(welcome=welcome))
+        self._admitted.set_result(None)
+
+    def _end(self, reason: str, stay_away_ms: int) -> None:
+        """Ends the stream from our side, politely."""
+        if not self._ended_by_us.done():
+            retry = ControllerMessage(retry_after=RetryAfter(ms=stay_away_ms, reason=reason))
+            goodbye = ControllerMessage(goodbye=Goodbye(reason=reason))
+            self._ended_by_us.set_result(End(grpc.StatusCode.UNAVAILABLE, reason, (retry, goodbye)))
+
+    async def _write(self) -> None:
+        while (message := await self._outbox.get()) is not None:
+            await self._context.write(message)
+
+    async def _part(self, writer: asyncio.Task[None], parting: tuple[ControllerMessage, ...]) -> None:
+        """Says the last words, if the agent takes them."""
+        for message in parting[: self._outbox.maxsize - self._outbox.qsize()]:
+            self._outbox.put_nowait(message)
+        self._close_outbox()
+        await asyncio.wait({writer}, timeout=GOODBYE_S)
+
+    def _close_outbox(self) -> None:
+        """Lets the writer end after what it has."""
+        if not self._outbox.full():  # else it is stuck in a write, which ends with the call
+            self._outbox.put_nowait(None)
+
+    def _offline(self, reason: str) -> None:
+        """Tells the fleet that the session is over, once."""
+        if self._handle is not None and not self._handle.over:
+            self._handle.ended(reason)
+
+
+class Allowance:
+    """A rate that is kept on average: so many at once, then so many a second."""
+
+    def __init__(self, per_s: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_s = per_s
+        self._burst = burst
+        self._clock = clock
+        self._left = float(burst)
+        self._at = clock()
+
+    def take(self) -> float:
+        """Takes one; returns how long to wait before the next, in seconds."""
+        now = self._clock()
+        self._left = min(self._burst, self._left + (now - self._at) * self._per_s) - 1
+        self._at = now
+        return max(0.0, -self._left / self._per_s)
+
+
+def _outcome(reader: asyncio.Task[End]) -> End:
+    """What the reader ended with, as a status for the agent."""
+    error = reader.exception()
+    match error:
+        case None:
+            return reader.result()
+        case FleetFullError():
+            return End(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        case RefusedError():
+            return End(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        case DecodeError():
+            return End(grpc.StatusCode.INVALID_ARGUMENT, "a message that is not of this protocol")
+        case aio.BaseError():  # the call is over already: nobody hears a status
+            return End(grpc.StatusCode.OK, BROKEN)
+        case _:
+            log.error("a session ended by our own fault", exc_info=error)
+            return End(grpc.StatusCode.INTERNAL, "the controller failed; its log says how")
