@@ -26,7 +26,10 @@ def column_of(point: Point) -> Column:
 
 
 def decode(point: Point, words: Sequence[int]) -> tuple[int, Quality, str | None]:
-    """(slot, quality, text) of a point's registers, or of its bits in a coil or discrete table."""
+    """(slot, quality, text) of a point's registers, or of its bits in a coil or discrete table.
+
+    `invalid` codes are compared with the slot; those of a signed or float type may also be written unsigned.
+    """
     if point.type == "bool":
         return int(bool(words[0])), Quality.GOOD, None
     data = to_big_endian(point, words)
@@ -38,8 +41,9 @@ def decode(point: Point, words: Sequence[int]) -> tuple[int, Quality, str | None
         slot = _from_bcd(raw)
         if slot is None:
             return 0, Quality.INVALID, None
+        raw = slot  # 0x96 is 96, and must not be taken for a code 150
     elif point.type == "bits":
-        slot = raw >> point.bit & (1 << point.width) - 1
+        raw = slot = raw >> point.bit & (1 << point.width) - 1  # the neighbours are no part of a code
     elif point.type in ("float32", "float64"):
         slot = raw if point.type == "float32" else _signed(raw, 64)
         if not _is_finite(point, raw):

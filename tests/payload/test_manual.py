@@ -1,0 +1,36 @@
+"""docs/payload.md: its test vectors are what our decoders read, and what our encoders write."""
+
+import re
+
+import pytest
+
+from parkfleet.protocols.payload import delta, delta_native
+from parkfleet.protocols.payload.envelope import Envelope
+from parkfleet.protocols.quality import Quality
+from tests.payload import vectors
+
+TEXT = vectors.MANUAL.read_text("utf-8")
+BLOCKS = vectors.vectors(TEXT)
+SCHEMA = bytes.fromhex(BLOCKS["schema"])
+BATCH = bytes.fromhex(BLOCKS["batch"])
+
+
+def test_vectors_decode_to_the_readings() -> None:
+    """The manual's bytes are the manual's readings."""
+    (schema_id,) = re.findall(r"its id `(\w{8})`", TEXT)
+    assert vectors.readings(SCHEMA, BATCH, int(schema_id, 16)) == BLOCKS["readings"].splitlines()
+
+
+@pytest.mark.parametrize("codec", [delta, delta_native])
+def test_vectors_are_what_we_write(codec: object) -> None:
+    """The format has not changed since the manual was written: a change needs a new codec or version."""
+    assert vectors.SCHEMA.pack() == SCHEMA
+    envelope = Envelope.unpack(BATCH)
+    assert envelope.body == codec.encode(vectors.SCHEMA, vectors.rows())  # type: ignore[attr-defined]
+    assert envelope == vectors.envelope()
+
+
+def test_every_quality_stands_in_the_manual() -> None:
+    """Each code has its row."""
+    for quality in Quality:
+        assert f"| {quality.value} | `{quality.name.lower()}` |" in TEXT
