@@ -52,6 +52,46 @@ def check(
         typer.echo(f"  line {line.config.id}: {len(line.meters)} meters need {line.load:.1%} of its time{late}")
 
 
+_EXAMPLE_PLAN = """Example:
+
+    parkfleet agent plan gateway.yaml
+
+Wire times are computed from baud rate, frames and silences, with 10 ms for each meter's turnaround; no line is
+touched. Exit codes: 0 every interval can be kept, 1 the configuration has mistakes, 3 some meters would be late."""
+
+
+@app.command(epilog=_EXAMPLE_PLAN)
+def plan(
+    config: ConfigFile,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list of lines, for scripts.")] = False,
+) -> None:
+    """Show each line's load, its shortest possible cycle, and what would be late, before anything is wired."""
+    from dataclasses import asdict
+
+    from parkfleet.agent.configuration import load_configuration
+    from parkfleet.agent.forecast import forecast
+    from parkfleet.agent.plan import make_plan
+    from parkfleet.protocols.document import DocumentError
+
+    try:
+        lines = [forecast(line) for line in make_plan(load_configuration(config)).lines]
+    except DocumentError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    if as_json:
+        typer.echo(json.dumps([asdict(line) for line in lines]))
+    for line in lines if not as_json else ():
+        typer.echo(f"line {line.id}: load {line.load:.1%}, shortest cycle {line.cycle_s:.3f} s")
+        for meter in line.meters:
+            late = f"  LATE: {meter.late:.0%} of its slots would pass" if meter.late else ""
+            typer.echo(
+                f"  {meter.id:20} every {meter.interval_s:g} s  {meter.requests} requests, {meter.registers} registers"
+                f"  {1000 * meter.scan_s:.1f} ms  {meter.share:.2%}{late}"
+            )
+    if any(line.late for line in lines):
+        raise typer.Exit(3)
+
+
 _EXAMPLE_RUN = """Example:
 
     parkfleet agent run --config gateway.yaml

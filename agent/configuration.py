@@ -75,7 +75,7 @@ def _cross_check(
         if kind is None:
             known = ", ".join(sorted(kinds)) or "none"
             yield f"meters[{index}].line", f"there is no valid line {meter.line!r}: lines are {known}"
-        elif kind != "tcp" and not 1 <= meter.unit <= 247:
+        elif kind in ("serial", "ascii", "rtu+tcp") and not 1 <= meter.unit <= 247:
             yield f"meters[{index}].unit", f"a meter on a {kind} line has a unit id from 1 to 247, got {meter.unit}"
         other = units.setdefault((meter.line, meter.unit), meter.id)
         if other != meter.id:
@@ -98,4 +98,4 @@ def _twice(section: str, values: list[tuple[int, str]], noun: str, key: str = "i
 def _resource(url: str) -> str:
     """What a line occupies alone: two lines on one port would talk into each other."""
     address = parse_line_url(url)
-    return address.device or f"{address.host}:{address.port}"
+    return address.name

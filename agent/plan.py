@@ -50,7 +50,7 @@ def make_plan(configuration: Configuration) -> Plan:
     gateway = configuration.gateway
     entries: list[Entry] = []
     meters: dict[str, list[MeterPlan]] = {line.id: [] for line in gateway.lines}
-    addresses = {line.id: parse_line_url(line.url) for line in gateway.lines}
+    addresses = {line.id: parse_line_url(line.url).under(configuration.folder) for line in gateway.lines}
     for config in gateway.meters:
         profile = configuration.profiles[config.profile]
         points = _chosen(profile, config)

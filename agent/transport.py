@@ -49,6 +49,10 @@ async def open_transport(line: LineAddress) -> Transport:
     """Opens a line. Raises LineDownError with a sentence for the installer."""
     if line.kind == "serial":
         return SerialTransport(line)
+    if line.kind in ("tls", "udp", "ascii"):
+        from parkfleet.agent.pymodbus_transport import PymodbusTransport  # 22 MB: only where such a line is
+
+        return await PymodbusTransport.connect(line)
     return await StreamTransport.connect(line)
 
 

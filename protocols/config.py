@@ -1,6 +1,7 @@
 """gateway.yaml: the one set of models behind validation, JSON Schema and documentation (docs/configuration.md)."""
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, cast, get_args
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import msgspec
@@ -9,7 +10,7 @@ from msgspec import Meta
 from parkfleet.protocols.profile import Identifier
 from parkfleet.protocols.quantity import Duration, Size, duration, size
 
-LineKind = Literal["serial", "tcp", "rtu+tcp"]
+LineKind = Literal["serial", "ascii", "tcp", "rtu+tcp", "tls", "udp"]
 
 
 class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -137,6 +138,24 @@ class LineAddress(msgspec.Struct, frozen=True):
     stopbits: Literal[1, 2] = 1
     host: str = ""
     port: int = 502
+    ca: str = ""  # tls: files; "" for the system's authorities, and for no certificate of ours
+    cert: str = ""
+    key: str = ""
+
+    @property
+    def name(self) -> str:
+        """How the line is called in a sentence: its device, or host and port."""
+        return self.device or f"{self.host}:{self.port}"
+
+    @property
+    def is_serial(self) -> bool:
+        """Whether it hangs on a serial port."""
+        return bool(self.device)
+
+    def under(self, folder: Path) -> "LineAddress":
+        """With its files named from the folder of the configuration."""
+        files = {name: str(folder / path) for name in ("ca", "cert", "key") if (path := getattr(self, name))}
+        return msgspec.structs.replace(self, **files)
 
     @property
     def bits_per_byte(self) -> int:
@@ -146,25 +165,31 @@ class LineAddress(msgspec.Struct, frozen=True):
 
 def parse_line_url(url: str) -> LineAddress:
     """Takes a line's url apart. Raises ValueError with a sentence for the user."""
-    expected = "serial:///dev/ttyUSB0?baud=9600&parity=N&stopbits=1, tcp://host:502 or rtu+tcp://host:port"
-    parts = split_url(url, ("serial", "tcp", "rtu+tcp"), expected)
+    expected = (
+        "serial:///dev/ttyUSB0?baud=9600&parity=N&stopbits=1, tcp://host:502, rtu+tcp://host:port,"
+        " tls://host:802, udp://host:502 or ascii:///dev/ttyUSB0"
+    )
+    parts = split_url(url, get_args(LineKind), expected)
     settings = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if parts.scheme == "serial":
+    if parts.scheme in ("serial", "ascii"):
         return _parse_serial(parts, settings)
     if not parts.hostname:
-        raise ValueError(f"url names no host: expected tcp://host:502, got {url!r}")
-    if settings:
-        raise ValueError(f"unknown setting {next(iter(settings))!r} in url: {parts.scheme} takes none")
-    port = parts.port or (502 if parts.scheme == "tcp" else None)
+        raise ValueError(f"url names no host: expected {parts.scheme}://host:port, got {url!r}")
+    known = ("ca", "cert", "key") if parts.scheme == "tls" else ()
+    if unknown := [name for name in settings if name not in known]:
+        raise ValueError(f"unknown setting {unknown[0]!r} in url: {parts.scheme} takes {', '.join(known) or 'none'}")
+    if ("cert" in settings) != ("key" in settings):
+        raise ValueError("cert and key go together: give both or neither")
+    port = parts.port or {"tcp": 502, "udp": 502, "tls": 802}.get(parts.scheme)
     if port is None:
         raise ValueError(f"url names no port: expected rtu+tcp://host:port, got {url!r}")
-    kind: LineKind = "tcp" if parts.scheme == "tcp" else "rtu+tcp"
-    return LineAddress(kind=kind, host=parts.hostname, port=port)
+    return LineAddress(kind=cast(LineKind, parts.scheme), host=parts.hostname, port=port, **settings)
 
 
 def _parse_serial(parts: SplitResult, settings: dict[str, str]) -> LineAddress:
     if parts.netloc or not parts.path.startswith("/"):
-        raise ValueError("a serial url has three slashes before the device: serial:///dev/ttyUSB0?baud=9600")
+        told = f"{parts.scheme}:///dev/ttyUSB0?baud=9600"
+        raise ValueError(f"a serial url has three slashes before the device: {told}")
     unknown = set(settings) - {"baud", "parity", "stopbits"}
     if unknown:
         raise ValueError(f"unknown setting {sorted(unknown)[0]!r} in url: serial takes baud, parity, stopbits")
@@ -178,7 +203,7 @@ def _parse_serial(parts: SplitResult, settings: dict[str, str]) -> LineAddress:
     if stopbits not in ("1", "2"):
         raise ValueError(f"stopbits must be 1 or 2, got {stopbits!r}")
     return LineAddress(
-        kind="serial",
+        kind=cast(LineKind, parts.scheme),
         device=parts.path,
         baud=int(baud),
         parity="N" if parity == "N" else "E" if parity == "E" else "O",

@@ -23,9 +23,9 @@ class WireCost:
     @classmethod
     def of(cls, line: LineAddress, turnaround: float = 0.01) -> "WireCost":
         """The cost model of a line. turnaround: seconds from the request's end to the answer's begin."""
-        if line.kind != "serial":
+        if not line.is_serial:
             return cls(request=0.001 + turnaround, byte=1e-7)  # a round trip outweighs any gap
-        byte = line.bits_per_byte / line.baud
+        byte = line.bits_per_byte / line.baud * (2 if line.kind == "ascii" else 1)  # two characters a byte
         frames = 8 + 5  # request, and the answer without its values
         return cls(frames * byte + 2 * silence(line.baud, line.bits_per_byte) + turnaround, byte)
 

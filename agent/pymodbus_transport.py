@@ -1,0 +1,109 @@
+"""Pymodbus transport: the wires that are not the hot path (Modbus/TLS, UDP, ASCII), behind the Transport interface.
+
+A connection that lost an answer is spent: pymodbus gives no way to tell a late answer from the next one's.
+"""
+
+import ssl
+from typing import Final
+
+from pymodbus.client import AsyncModbusSerialClient, AsyncModbusTlsClient, AsyncModbusUdpClient
+from pymodbus.exceptions import ConnectionException, ModbusException, ModbusIOException
+from pymodbus.framer import FramerType
+from pymodbus.pdu import ModbusPDU
+
+from parkfleet.agent.transport import CONNECT_TIMEOUT_S, LineDownError
+from parkfleet.protocols.config import LineAddress
+from parkfleet.protocols.modbus.pdu import (
+    AnswerTimeoutError,
+    CorruptAnswerError,
+    ExceptionAnswerError,
+    ReadRequest,
+)
+from parkfleet.protocols.profile import BIT_TABLES
+
+Client = AsyncModbusTlsClient | AsyncModbusUdpClient | AsyncModbusSerialClient
+#: Neither repeats nor reconnects of pymodbus's own: the poller decides both.
+_PASSIVE: Final[dict[str, int]] = {"retries": 0, "reconnect_delay": 0}
+
+
+class PymodbusTransport:
+    """One connection of a pymodbus client."""
+
+    def __init__(self, line: LineAddress, client: Client) -> None:
+        self._line = line
+        self._client = client
+        self.usable = True
+
+    @classmethod
+    async def connect(cls, line: LineAddress) -> "PymodbusTransport":
+        """Raises LineDownError with a sentence for the installer."""
+        transport = cls(line, _client(line))
+        try:
+            connected = await transport._client.connect()
+        except (OSError, ModbusException) as error:
+            raise LineDownError(f"cannot connect to {line.name}: {error}") from None
+        if not connected:
+            transport.close()
+            raise LineDownError(f"cannot connect to {line.name}: nobody answers there, or not over {line.kind}")
+        return transport
+
+    async def transact(self, request: ReadRequest, timeout: float) -> list[int]:
+        """See Transport."""
+        self._client.comm_params.timeout_connect = timeout  # pymodbus waits so long for an answer, too
+        try:
+            answer = await self._ask(request)
+        except ModbusIOException as error:
+            self.usable = False
+            if "No response" in str(error):
+                raise AnswerTimeoutError("no answer in time") from None
+            raise CorruptAnswerError(str(error)) from None
+        except (ConnectionException, OSError) as error:
+            raise LineDownError(f"{self._line.name}: {error}") from None
+        if answer.isError():
+            raise ExceptionAnswerError(answer.exception_code)
+        values = [int(bit) for bit in answer.bits] if request.table in BIT_TABLES else list(answer.registers)
+        if answer.function_code != request.function or len(values) < request.count:
+            self.usable = False
+            raise CorruptAnswerError(f"asked for {request.count} values, got {len(values)}")
+        return values[: request.count]
+
+    def close(self) -> None:
+        """Gives the connection back; idempotent."""
+        self._client.close()
+
+    async def _ask(self, request: ReadRequest) -> ModbusPDU:
+        read = {
+            "coil": self._client.read_coils,
+            "discrete": self._client.read_discrete_inputs,
+            "holding": self._client.read_holding_registers,
+            "input": self._client.read_input_registers,
+        }[request.table]
+        return await read(request.address, count=request.count, device_id=request.unit)
+
+
+def _client(line: LineAddress) -> Client:
+    timeout = CONNECT_TIMEOUT_S
+    if line.kind == "tls":
+        return AsyncModbusTlsClient(line.host, port=line.port, sslctx=_context(line), timeout=timeout, **_PASSIVE)
+    if line.kind == "udp":
+        return AsyncModbusUdpClient(line.host, port=line.port, timeout=timeout, **_PASSIVE)
+    return AsyncModbusSerialClient(
+        line.device,
+        framer=FramerType.ASCII,
+        baudrate=line.baud,
+        bytesize=7 if line.parity != "N" else 8,  # ASCII has seven data bits; with 7N1 many devices mean 8N1
+        parity=line.parity,
+        stopbits=line.stopbits,
+        timeout=timeout,
+        **_PASSIVE,
+    )
+
+
+def _context(line: LineAddress) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=line.ca or None)
+        if line.cert:
+            context.load_cert_chain(line.cert, line.key)
+    except (OSError, ssl.SSLError) as error:
+        raise LineDownError(f"cannot use the certificates of {line.name}: {error}") from None
+    return context
