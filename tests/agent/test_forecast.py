@@ -48,7 +48,7 @@ def test_overload_is_told_and_shared() -> None:
 
 def test_short_interval_behind_a_long_scan() -> None:
     """A meter due more often than its neighbours' scans allow is named, though the load is below one."""
-    scan = of(1.0).meters[0].scan_s
-    found = of(1.2 * scan, 40 * scan, 40 * scan)
+    scan = of(1.0, baud=1200).meters[0].scan_s
+    found = of(1.2 * scan, 40 * scan, 40 * scan, baud=1200)
     assert found.load < 1
     assert found.late == ["m0"]
