@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := $(wildcard native/*.pyx native/*.pxd proto/*.proto) setup.py pyproject.toml
 
-.PHONY: help demo test check build clean
+.PHONY: help demo test check build bench-plan clean
 
 help:
 	@echo "make demo    the whole way on this machine: simulated meters to a consumer   ARGS=\"--duration 30s --outage 8s\""
 	@echo "make test    all tests   ARGS=\"-k name\""
 	@echo "make check   ruff, mypy --strict, import rules"
+	@echo "make bench-plan   wire time of the read plan beside Telegraf's optimisations"
 	@echo "make build   wheel and sdist in dist/"
 	@echo "make clean   remove everything that was built"
 
@@ -38,6 +39,9 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python tests/import_rules.py
+
+bench-plan: $(READY)
+	$(BIN)/python -m tests.benchmarks.bench_plan
 
 build: $(READY)
 	$(BIN)/python -m build --outdir dist .

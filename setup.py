@@ -50,7 +50,7 @@ def extensions() -> list[Extension]:
         Extension(
             f"parkfleet.native.{path.stem}",
             [str(path.relative_to(ROOT))],
-            extra_compile_args=["-O2", "-g0"],
+            extra_compile_args=["-O2", "-g0", "-Wno-sign-compare"],
         )
         for path in sources
     ]

@@ -23,7 +23,8 @@ from parkfleet.protocols.profile import BIT_TABLES
 
 Client = AsyncModbusTlsClient | AsyncModbusUdpClient | AsyncModbusSerialClient
 #: Neither repeats nor reconnects of pymodbus's own: the poller decides both.
-_PASSIVE: Final[dict[str, int]] = {"retries": 0, "reconnect_delay": 0}
+RETRIES: Final = 0
+RECONNECT_DELAY: Final = 0.0
 
 
 class PymodbusTransport:
@@ -84,9 +85,18 @@ class PymodbusTransport:
 def _client(line: LineAddress) -> Client:
     timeout = CONNECT_TIMEOUT_S
     if line.kind == "tls":
-        return AsyncModbusTlsClient(line.host, port=line.port, sslctx=_context(line), timeout=timeout, **_PASSIVE)
+        return AsyncModbusTlsClient(
+            line.host,
+            port=line.port,
+            sslctx=_context(line),
+            timeout=timeout,
+            retries=RETRIES,
+            reconnect_delay=RECONNECT_DELAY,
+        )
     if line.kind == "udp":
-        return AsyncModbusUdpClient(line.host, port=line.port, timeout=timeout, **_PASSIVE)
+        return AsyncModbusUdpClient(
+            line.host, port=line.port, timeout=timeout, retries=RETRIES, reconnect_delay=RECONNECT_DELAY
+        )
     return AsyncModbusSerialClient(
         line.device,
         framer=FramerType.ASCII,
@@ -95,7 +105,8 @@ def _client(line: LineAddress) -> Client:
         parity=line.parity,
         stopbits=line.stopbits,
         timeout=timeout,
-        **_PASSIVE,
+        retries=RETRIES,
+        reconnect_delay=RECONNECT_DELAY,
     )
 
 

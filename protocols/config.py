@@ -183,7 +183,8 @@ def parse_line_url(url: str) -> LineAddress:
     port = parts.port or {"tcp": 502, "udp": 502, "tls": 802}.get(parts.scheme)
     if port is None:
         raise ValueError(f"url names no port: expected rtu+tcp://host:port, got {url!r}")
-    return LineAddress(kind=cast(LineKind, parts.scheme), host=parts.hostname, port=port, **settings)
+    ca, cert, key = (settings.get(name, "") for name in ("ca", "cert", "key"))
+    return LineAddress(cast(LineKind, parts.scheme), host=parts.hostname, port=port, ca=ca, cert=cert, key=key)
 
 
 def _parse_serial(parts: SplitResult, settings: dict[str, str]) -> LineAddress:

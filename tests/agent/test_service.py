@@ -35,16 +35,17 @@ class Site:
 
     def configure(self, broker_port: int, **buffer: str) -> Path:
         """Writes gateway.yaml."""
-        document = {
+        lines_and_meters = self.park.configuration()
+        for meter in lines_and_meters["meters"]:
+            meter["interval"] = "200ms"
+        document: dict[str, object] = {
             "park": "demo",
             "gateway": "gw-01",
             "broker": {"url": f"mqtt://127.0.0.1:{broker_port}", "keepalive": "5s"},
             "buffer": {"path": "buffer.db", "flush": f"{FLUSH_S}s", **buffer},
             "profiles": ["profiles"],
-            **self.park.configuration(),
+            **lines_and_meters,
         }
-        for meter in document["meters"]:  # type: ignore[union-attr]
-            meter["interval"] = "200ms"  # type: ignore[index]
         path = self.folder / "gateway.yaml"
         path.write_text(yaml.safe_dump(document))
         return path
