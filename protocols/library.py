@@ -1,12 +1,13 @@
 """Library: finds a profile by its name, in the user's folders first, then among the built-in ones."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from parkfleet.protocols.document import Document, DocumentError
+from parkfleet.protocols.document import Document, DocumentError, Problem
 from parkfleet.protocols.profile import Profile
+from parkfleet.protocols.registers import value_of
 
 BUILT_IN: Final = Path(__file__).with_name("profiles")
 
@@ -40,4 +41,18 @@ def read_profile(path: Path) -> Profile:
     if profile.profile != path.stem:
         told = f"the file is called {path.name}: name it {profile.profile}.yaml"
         raise DocumentError([document.problem("profile", told)])
+    wrong = list(_contradictions(document, profile))
+    if wrong:
+        raise DocumentError(wrong)
     return profile
+
+
+def _contradictions(document: Document, profile: Profile) -> Iterator[Problem]:
+    """The worked examples that the profile itself does not confirm."""
+    points = {point.id: point for point in profile.points}
+    for index, example in enumerate(profile.expected):
+        said = value_of(points[example.point], example.registers)
+        if said != example.value:
+            wanted = "not available" if example.value is None else example.value
+            told = f"by this profile the registers say {'not available' if said is None else said}, expected {wanted}"
+            yield document.problem(f"expected[{index}].value", told)

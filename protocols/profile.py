@@ -69,6 +69,8 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"bits {self.bit}..{self.bit + self.width - 1} do not fit in {self.count} register(s)")
         if not self.scale or not self.scale.is_finite() or not self.offset.is_finite():
             raise ValueError("scale must be a number other than 0, offset a number")
+        if not (_is_moderate(self.scale, 10**9) and _is_moderate(self.offset, 2**62)):
+            raise ValueError("scale must be at most 1000000000, offset at most 2^62, each with at most 12 decimals")
         if self.type in ("string", "bool", "bits") and (self.scale != 1 or self.offset):
             raise ValueError(f"a {self.type} has no scale or offset")
         if self.decimals is not None and not self.type.startswith("float"):
@@ -91,6 +93,12 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def factor(self) -> "Factor":
         """scale and offset as integers."""
         return Factor.of(self.scale, self.offset)
+
+
+def _is_moderate(number: Decimal, limit: int) -> bool:
+    """Whether a number can be made an integer: 1E+999999 would be one with a million digits."""
+    exponent = int(number.as_tuple().exponent)
+    return abs(number) <= limit and len(number.as_tuple().digits) <= 28 and -28 <= exponent <= 18
 
 
 class Factor(msgspec.Struct, frozen=True, array_like=True):
@@ -160,6 +168,9 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"{point.id} is longer than max_registers")
             if any(hole.overlaps(point) for hole in self.holes):
                 raise ValueError(f"{point.id} lies in a hole that must not be read")
+        sizes = {point.id: point.count for point in self.points}
         for example in self.expected:
             if example.point not in ids:
                 raise ValueError(f"expected names the unknown point {example.point}")
+            if len(example.registers) != sizes[example.point]:
+                raise ValueError(f"expected: {example.point} has {sizes[example.point]} register(s)")

@@ -11,7 +11,7 @@ follow the same two rules: word order reversed or not, bytes in each word swappe
 import struct
 from collections.abc import Sequence
 
-from parkfleet.protocols.payload.series import Column, ColumnType
+from parkfleet.protocols.payload.series import Column, ColumnType, Value
 from parkfleet.protocols.profile import Point
 from parkfleet.protocols.quality import Quality
 
@@ -53,6 +53,12 @@ def decode(point: Point, words: Sequence[int]) -> tuple[int, Quality, str | None
     if slot in point.invalid or raw in point.invalid:
         return 0, Quality.INVALID, None
     return _signed(slot, 64), Quality.GOOD, None
+
+
+def value_of(point: Point, words: Sequence[int]) -> Value:
+    """The value that a point's registers say; None when it is not available."""
+    slot, quality, text = decode(point, words)
+    return column_of(point).value(slot, text) if quality == Quality.GOOD else None
 
 
 def encode(point: Point, slot: int, text: str | None = None) -> list[int]:

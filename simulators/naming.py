@@ -23,6 +23,7 @@ UNITS: Final[dict[str, tuple[str, float]]] = {
     "W": ("power", 1.0),
     "kW": ("power", 1e3),
     "MW": ("power", 1e6),
+    "GJ/h": ("power", 1e9 / 3600),
     "var": ("reactive", 1.0),
     "kvar": ("reactive", 1e3),
     "Mvar": ("reactive", 1e6),
@@ -122,7 +123,8 @@ def _which(quantity: str, words: list[str]) -> str:
         quantity += "_standard"
     if _BACKWARDS & set(words):
         return _BEHIND.get(quantity, quantity)
-    phase = next((word for word in words if word in _PHASES), "")
+    phases = [word for word in words if word in _PHASES]
+    phase = phases[0] + "".join(word[1:] for word in phases[1:]) if phases else ""  # l1, l2: between them, l12
     if quantity == "energy" and "reactive" in words:
         quantity = "reactive_energy"
     return f"{quantity}_{phase}" if phase and quantity else quantity

@@ -101,7 +101,7 @@ def demo_park(seed: int, directory: Path, folders: Iterable[Path] = ()) -> Park:
     supply = _supply(seed, _by_medium(list(folders)))
     meters: list[ParkMeter] = []
     for name in ("bus1", "bus2"):
-        serial = LineAddress(kind="serial", baud=_BAUD)
+        serial = LineAddress(kind="serial", device=name, baud=_BAUD)
         meters += _fill(supply, name, serial, _SERIAL_INTERVAL_S, _METERS_ON_SERIAL)
     hall = LineAddress(kind="tcp", host="127.0.0.1")
     meters += _fill(supply, "hall", hall, _TCP_INTERVAL_S, _MIN_METERS - len(meters))

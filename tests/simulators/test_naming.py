@@ -15,6 +15,7 @@ QUANTITIES = {"volume": 1234.75, "flow": 7.2, "energy": 5_000_000.0, "pressure":
     [
         ("voltage_l1", "V", "voltage_l1"),
         ("voltage_l12", "V", "voltage_l12"),
+        ("voltage_l3_l1", "V", "voltage_l31"),
         ("current_n", "A", "current_n"),
         ("power_total", "kW", "power"),
         ("power_active_l2", "W", "power_l2"),

@@ -94,4 +94,5 @@ def test_every_profile_of_the_library_can_be_simulated(folder: Path) -> None:
             ]
             assert [decode(point, found)[1] for found in words] == [Quality.GOOD] * 2, (name, point.id)
             grown += point.kind == "counter" and words[0] != words[1]
-        assert grown, f"no counter of {name} grows"
+        counters = sum(point.kind == "counter" for point in model.points)
+        assert grown or not counters, f"no counter of {name} grows"

@@ -1,0 +1,1 @@
+"""Tests of the profile library and of what its profiles mean in bytes."""
