@@ -30,7 +30,7 @@ ACK_TIMEOUT_S: Final = 30.0
 #: So long the broker remembers us: while it does, it has our schemas, and they need not be sent again. Seconds.
 SESSION_EXPIRY_S: Final = 86400
 #: Pause before the next connection: a random part of a bound that doubles from the first to the last. Seconds.
-RECONNECT_S: Final = (0.5, 30.0)
+RECONNECT_S: Final = (0.5, 10.0)
 
 
 @dataclass
