@@ -1,5 +1,6 @@
 """Fixtures that many tests share: real parts, started for the test and gone after it."""
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,6 +9,13 @@ import pytest
 from parkfleet.protocols.config import BrokerConfig
 from parkfleet.simulators.broker import RunningBroker, running_broker
 from parkfleet.simulators.proxy import LinkProxy
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI everything is installed: a skipped test there is a failure."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture
