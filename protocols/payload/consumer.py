@@ -19,8 +19,15 @@ from parkfleet.protocols.payload.series import Rows, Value, has_value
 from parkfleet.protocols.payload.topics import Event, Status, Topic, parse_topic, unpack_event, unpack_status
 from parkfleet.protocols.quality import quality_name
 
-#: Batches that wait for their schema, over all gateways, and their bytes: then the oldest are given up, and told.
+#: Batches that wait for their schema, over all gateways, and their bytes: further ones are rejected, and so told.
 MAX_WAITING: Final = 10_000
+MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
+#: Gateways remembered: ten regions. Who may publish as which gateway is the broker's business.
+MAX_GATEWAYS: Final = 100_000
+#: Epochs remembered for a gateway, each a buffer that it lost or was given: the oldest is forgotten.
+MAX_EPOCHS: Final = 256
+#: Gaps remembered in an epoch: with more the gateway counts in no order, and is rejected.
+MAX_RANGES: Final = 65_536
 #: Schemas remembered for a gateway: it has one, and one more after each change of its configuration.
 MAX_SCHEMAS: Final = 64
 
@@ -41,7 +48,9 @@ class Reading(NamedTuple):
 
 
 def reading_json(reading: Reading) -> str:
-    """A reading as one JSON object; a value that JSON has no word for (NaN) is null."""
+    """A reading as one JSON object; a value that JSON has no word for (NaN, infinity) is null."""
+    if isinstance(reading.value, int) and not -(2**63) <= reading.value < 2**64:
+        reading = reading._replace(value=float(reading.value))  # a scaled 64-bit number: more than JSON readers take
     return msgspec.json.encode(reading._asdict()).decode()
 
 
@@ -56,18 +65,22 @@ class BatchDecoded:
 
     def readings(self) -> Iterator[Reading]:
         """Its readings, meter by meter, scan by scan."""
-        epoch, seq = self.envelope.epoch, self.envelope.seq_first
         for block in self.rows:
-            entry = self.schema.entries[block.entry]
-            width = len(entry.columns)
-            strings = [index for index, column in enumerate(entry.columns) if column.type == "string"]
-            for row, ts in enumerate(block.ts):
-                for index, column in enumerate(entry.columns):
-                    code = block.quality[row * width + index]
-                    text = block.texts[row * len(strings) + strings.index(index)] if index in strings else None
-                    value = column.value(block.slots[row * width + index], text) if has_value(code) else None
-                    names = (self.topic.park, self.topic.gateway, entry.meter, column.point, column.unit)
-                    yield Reading(*names, ts, value, quality_name(code), epoch, seq)
+            yield from self._of_block(block)
+
+    def _of_block(self, block: Rows) -> Iterator[Reading]:
+        entry = self.schema.entries[block.entry]
+        epoch, seq = self.envelope.epoch, self.envelope.seq_first
+        park, gateway, meter = self.topic.park, self.topic.gateway, entry.meter
+        readings = zip(block.quality, block.slots, strict=True)
+        texts = iter(block.texts)
+        for ts in block.ts:
+            for column in entry.columns:
+                code, slot = next(readings)
+                text = next(texts) if column.type == "string" else None
+                value = column.value(slot, text) if has_value(code) else None
+                name = quality_name(code)
+                yield Reading(park, gateway, meter, column.point, column.unit, ts, value, name, epoch, seq)
 
 
 @dataclass(frozen=True)
@@ -126,11 +139,19 @@ Output = BatchDecoded | Duplicate | GapSeen | GapFilled | EventSeen | StatusSeen
 
 
 @dataclass
+class _Epoch:
+    """What is remembered of one epoch. Every seq from base to highest that is not taken was told as a gap."""
+
+    base: int  # the first seq that came: what was before is not ours to miss
+    highest: int
+    taken: IntervalSet = field(default_factory=IntervalSet)
+
+
+@dataclass
 class _Gateway:
     """What is remembered of one gateway."""
 
-    taken: dict[int, IntervalSet] = field(default_factory=dict)  # by epoch
-    highest: dict[int, int] = field(default_factory=dict)  # by epoch: highest seq seen
+    epochs: dict[int, _Epoch] = field(default_factory=dict)
     schemas: dict[int, Schema] = field(default_factory=dict)
     waiting: dict[int, list[tuple[Topic, Envelope]]] = field(default_factory=dict)  # by schema id
 
@@ -141,14 +162,15 @@ class Consumer:
     def __init__(self) -> None:
         self._gateways: dict[tuple[str, str], _Gateway] = {}
         self._waiting = 0
+        self._waiting_bytes = 0
 
     def feed(self, topic: str, payload: bytes) -> list[Output]:
         """What a message was, and what it set free. Never raises for what a peer may send."""
         parsed = parse_topic(topic)
         if parsed is None:
             return []
-        gateway = self._gateways.setdefault((parsed.park, parsed.gateway), _Gateway())
         try:
+            gateway = self._gateway(parsed)
             match parsed.channel:
                 case "batch":
                     return self._take(gateway, parsed, Envelope.unpack(payload))
@@ -160,6 +182,14 @@ class Consumer:
                     return [StatusSeen(parsed, unpack_status(payload))]
         except PayloadError as error:
             return [Rejected(topic, str(error))]
+
+    def _gateway(self, topic: Topic) -> _Gateway:
+        gateway = self._gateways.get((topic.park, topic.gateway))
+        if gateway is None:
+            if len(self._gateways) >= MAX_GATEWAYS:
+                raise PayloadError(f"more than {MAX_GATEWAYS} gateways")
+            gateway = self._gateways[topic.park, topic.gateway] = _Gateway()
+        return gateway
 
     def _learn(self, gateway: _Gateway, topic: Topic, payload: bytes) -> list[Output]:
         """A schema: remembered, and the batches that waited for it come out."""
@@ -173,6 +203,7 @@ class Consumer:
         outputs: list[Output] = []
         for waited, envelope in gateway.waiting.pop(topic.schema_id, []):
             self._waiting -= 1
+            self._waiting_bytes -= len(envelope.body)
             try:
                 outputs += self._take(gateway, waited, envelope)
             except PayloadError as error:
@@ -180,36 +211,48 @@ class Consumer:
         return outputs
 
     def _take(self, gateway: _Gateway, topic: Topic, envelope: Envelope) -> list[Output]:
-        taken = gateway.taken.setdefault(envelope.epoch, IntervalSet())
-        missing = taken.missing(envelope.seq_first, envelope.seq_last)
-        if not missing:
-            return [Duplicate(topic, envelope)]
-        if missing != [(envelope.seq_first, envelope.seq_last)]:
-            raise PayloadError(f"batches {envelope.seq_first} to {envelope.seq_last} are known in part")
+        first, last = envelope.seq_first, envelope.seq_last
+        known = gateway.epochs.get(envelope.epoch)
+        if known is not None:
+            missing = known.taken.missing(first, last)
+            if not missing:
+                return [Duplicate(topic, envelope)]
+            if missing != [(first, last)]:
+                raise PayloadError(f"batches {first} to {last} are known in part")
+            if len(known.taken) >= MAX_RANGES:
+                raise PayloadError(f"more than {MAX_RANGES} gaps in one epoch")
         schema = gateway.schemas.get(envelope.schema_id)
         if schema is None:
             return self._wait(gateway, topic, envelope)
         rows = decode(envelope.codec, schema, envelope.body)  # before it counts as taken: a damaged one may come again
-        taken.add(envelope.seq_first, envelope.seq_last)
-        return [*self._gaps(gateway, topic, envelope), BatchDecoded(topic, envelope, schema, rows)]
+        return [*_account(gateway, topic, envelope), BatchDecoded(topic, envelope, schema, rows)]
 
     def _wait(self, gateway: _Gateway, topic: Topic, envelope: Envelope) -> list[Output]:
-        if self._waiting >= MAX_WAITING:
-            raise PayloadError(f"its schema {envelope.schema_id:08x} is not known, and too many batches wait already")
+        size = len(envelope.body)
         queue = gateway.waiting.setdefault(envelope.schema_id, [])
         if any((e.epoch, e.seq_first) == (envelope.epoch, envelope.seq_first) for _, e in queue):
             return [Duplicate(topic, envelope)]
+        if self._waiting >= MAX_WAITING or self._waiting_bytes + size > MAX_WAITING_BYTES:
+            raise PayloadError(f"its schema {envelope.schema_id:08x} is not known, and too many batches wait already")
         queue.append((topic, envelope))
         self._waiting += 1
+        self._waiting_bytes += size
         return []
 
-    def _gaps(self, gateway: _Gateway, topic: Topic, envelope: Envelope) -> list[Output]:
-        """What the seq tells beside the batch. The first batch of an epoch tells nothing about earlier ones."""
-        epoch, first, last = envelope.epoch, envelope.seq_first, envelope.seq_last
-        highest = gateway.highest.get(epoch)
-        gateway.highest[epoch] = max(last, highest or 0)
-        if highest is None or first == highest + 1:
-            return []
-        if first > highest:
-            return [GapSeen(topic, epoch, highest + 1, first - 1)]
-        return [GapFilled(topic, epoch, first, last)]
+
+def _account(gateway: _Gateway, topic: Topic, envelope: Envelope) -> list[Output]:
+    """Counts a batch as taken; the gap that it shows, or fills."""
+    number, first, last = envelope.epoch, envelope.seq_first, envelope.seq_last
+    epoch = gateway.epochs.get(number)
+    if epoch is None:
+        while len(gateway.epochs) >= MAX_EPOCHS:
+            del gateway.epochs[next(iter(gateway.epochs))]
+        epoch = gateway.epochs[number] = _Epoch(base=first, highest=first - 1)
+    told: list[Output] = []
+    if first > epoch.highest + 1:
+        told.append(GapSeen(topic, number, epoch.highest + 1, first - 1))
+    elif epoch.base <= last <= epoch.highest:
+        told.append(GapFilled(topic, number, max(first, epoch.base), last))
+    epoch.taken.add(first, last)
+    epoch.highest = max(epoch.highest, last)
+    return told

@@ -11,13 +11,14 @@ from parkfleet.protocols.payload.series import Rows
 
 def encode(schema: Schema, rows: Sequence[Rows]) -> bytes:
     """See delta.encode."""
-    return series.encode([(r.entry, r.ts, r.slots, r.quality, r.texts, *schema.layouts[r.entry]) for r in rows])
+    blocks = [(r.entry, schema.set_of[r.entry], r.ts, r.slots, r.quality, r.texts) for r in rows]
+    return series.encode(blocks, schema.layouts, MAX_READINGS)
 
 
 def decode(schema: Schema, body: bytes) -> list[Rows]:
     """See delta.decode."""
     try:
-        found = series.decode(body, [kinds for kinds, _ in schema.layouts], MAX_READINGS)
+        found = series.decode(body, schema.set_of, schema.layouts, MAX_READINGS)
     except ValueError as error:
         raise PayloadError(str(error)) from None
     return [Rows(*block) for block in found]

@@ -55,7 +55,7 @@ class Envelope:
             raise PayloadError(f"not an envelope: {error}") from None
         if not isinstance(fields, list) or not fields:
             raise PayloadError("not an envelope: no array")
-        if fields[0] != VERSION:
+        if type(fields[0]) is not int or fields[0] != VERSION:
             raise PayloadError(f"envelope version {fields[0]!r}: this decoder knows {VERSION}")
         if len(fields) != 8 or not all(type(number) is int for number in fields[1:7]) or type(fields[7]) is not bytes:
             raise PayloadError("an envelope has seven integers and a body")

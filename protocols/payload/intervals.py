@@ -1,6 +1,6 @@
 """Interval set: whole numbers remembered as ranges, so that a year of batches is a handful of numbers."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
 
@@ -19,9 +19,13 @@ class IntervalSet:
         """The ranges, (first, last), ascending."""
         return iter(list(zip(self._starts, self._ends, strict=True)))
 
+    def __len__(self) -> int:
+        """How many ranges, not how many numbers."""
+        return len(self._starts)
+
     def add(self, first: int, last: int) -> None:
         """Adds first to last, both included."""
-        low = bisect_right(self._ends, first - 2) if first > -(2**63) else 0
+        low = bisect_left(self._ends, first - 1)
         high = bisect_right(self._starts, last + 1)
         if low < high:
             first, last = min(first, self._starts[low]), max(last, self._ends[high - 1])
@@ -31,14 +35,12 @@ class IntervalSet:
     def missing(self, first: int, last: int) -> list[tuple[int, int]]:
         """The ranges of first to last that are not in the set."""
         gaps = []
-        for start, end in self:
-            if end < first:
-                continue
-            if start > last:
-                break
-            if start > first:
-                gaps.append((first, start - 1))
-            first = end + 1
+        at = bisect_left(self._ends, first)
+        while first <= last and at < len(self._starts) and self._starts[at] <= last:
+            if self._starts[at] > first:
+                gaps.append((first, self._starts[at] - 1))
+            first = self._ends[at] + 1
+            at += 1
         if first <= last:
             gaps.append((first, last))
         return gaps

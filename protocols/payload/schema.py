@@ -7,9 +7,10 @@ so that two hundred equal meters cost their names only.
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from parkfleet.protocols.payload.errors import PayloadError
 from parkfleet.protocols.payload.series import Column, Entry
@@ -17,6 +18,8 @@ from parkfleet.protocols.payload.series import Column, Entry
 VERSION: Final = 1
 #: Twenty thousand meters are below 2 MB.
 MAX_BYTES: Final = 8 * 1024 * 1024
+#: Five times what a gateway may have of meters (config.py): what hostile bytes may become in memory.
+MAX_ENTRIES: Final = 100_000
 #: Columns over all entries: what a batch of one scan each may have to hold.
 MAX_COLUMNS: Final = 2_000_000
 _KINDS: Final = {"int": "i", "uint64": "i", "float32": "f", "float64": "d", "string": "s"}
@@ -24,8 +27,9 @@ _KINDS: Final = {"int": "i", "uint64": "i", "float32": "f", "float64": "d", "str
 
 class _Packed(msgspec.Struct, array_like=True):
     version: int
-    sets: list[tuple[Column, ...]]
-    entries: list[tuple[str, str, str, int]]  # meter, profile, medium, index of its column set
+    sets: Annotated[list[tuple[Column, ...]], Meta(max_length=MAX_ENTRIES)]
+    # meter, profile, medium, index of its column set
+    entries: Annotated[list[tuple[str, str, str, int]], Meta(max_length=MAX_ENTRIES)]
 
 
 @dataclass(frozen=True)
@@ -43,21 +47,40 @@ class Schema:
         """The first 32 bits of BLAKE2b over the packed schema, as an unsigned integer."""
         return schema_id(self._packed)
 
+    @property
+    def sets(self) -> tuple[tuple[Column, ...], ...]:
+        """The different column sets, in the order in which entries first have them."""
+        return self._indexed[0]
+
+    @property
+    def set_of(self) -> list[int]:
+        """For each entry the index of its column set."""
+        return self._indexed[1]
+
     @cached_property
     def layouts(self) -> list[tuple[bytes, bytes]]:
-        """For each entry its columns' kinds (i, f, d, s) and likely decimals (-1: unknown), a byte each: for native/."""
-        sets: dict[int, tuple[bytes, bytes]] = {}
+        """For each column set its kinds (i, f, d, s) and digits (-1: unknown), a byte a column each: for native/."""
+        return [
+            (
+                "".join(_KINDS[column.type] for column in columns).encode(),
+                bytes(max(column.digits, -1) & 0xFF for column in columns),
+            )
+            for columns in self.sets
+        ]
+
+    @cached_property
+    def _indexed(self) -> tuple[tuple[tuple[Column, ...], ...], list[int]]:
+        sets: dict[tuple[Column, ...], int] = {}
+        known: dict[int, int] = {}  # by identity: entries share their sets, and hashing one is slow
         for entry in self.entries:
-            if id(entry.columns) not in sets:  # entries share their sets: looked at once, however many there are
-                kinds = "".join(_KINDS[column.type] for column in entry.columns).encode()
-                sets[id(entry.columns)] = kinds, bytes(max(column.digits, -1) & 0xFF for column in entry.columns)
-        return [sets[id(entry.columns)] for entry in self.entries]
+            if id(entry.columns) not in known:
+                known[id(entry.columns)] = sets.setdefault(entry.columns, len(sets))
+        return tuple(sets), [known[id(entry.columns)] for entry in self.entries]
 
     @cached_property
     def _packed(self) -> bytes:
-        sets: dict[tuple[Column, ...], int] = {}
-        entries = [(e.meter, e.profile, e.medium, sets.setdefault(e.columns, len(sets))) for e in self.entries]
-        return msgspec.msgpack.encode(_Packed(VERSION, list(sets), entries))
+        entries = [(e.meter, e.profile, e.medium, i) for e, i in zip(self.entries, self.set_of, strict=True)]
+        return msgspec.msgpack.encode(_Packed(VERSION, list(self.sets), entries))
 
     @classmethod
     def unpack(cls, data: bytes) -> "Schema":
@@ -70,10 +93,12 @@ class Schema:
             raise PayloadError(f"not a schema: {error}") from None
         if packed.version != VERSION:
             raise PayloadError(f"schema version {packed.version}: this decoder knows {VERSION}")
+        if len(set(packed.sets)) < len(packed.sets):  # codec 1 remembers by column set: equal ones would be one
+            raise PayloadError("schema has the same column set twice")
         if any(not 0 <= index < len(packed.sets) for *_, index in packed.entries):
             raise PayloadError("schema refers to a column set that it does not have")
         if any(not _sound(column) for columns in packed.sets for column in columns):
-            raise PayloadError("schema has a column with an impossible factor")
+            raise PayloadError("schema has a column with an impossible factor or number of digits")
         if sum(len(packed.sets[index]) for *_, index in packed.entries) > MAX_COLUMNS:
             raise PayloadError(f"schema of more than {MAX_COLUMNS} columns")
         return cls(tuple(Entry(meter, prof, medium, packed.sets[i]) for meter, prof, medium, i in packed.entries))
@@ -86,4 +111,9 @@ def schema_id(packed: bytes) -> int:
 
 def _sound(column: Column) -> bool:
     factor = column.factor
-    return 0 <= factor.decimals <= 12 and abs(factor.multiply) <= 10**12 and abs(factor.add) <= 2**62 and -1 <= column.digits <= 9
+    return (
+        0 <= factor.decimals <= 12
+        and abs(factor.multiply) <= 10**12
+        and abs(factor.add) <= 2**62
+        and -1 <= column.digits <= 9
+    )

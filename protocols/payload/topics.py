@@ -1,5 +1,6 @@
 """Topics: where a gateway's messages stand, and the small ones among them (status, event), which are JSON."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
@@ -12,6 +13,13 @@ SCHEMA_CONTENT_TYPE: Final = "application/vnd.parkfleet.schema"
 ROOT: Final = "pf/v1"
 #: A status or event is a few hundred bytes.
 MAX_JSON_BYTES: Final = 64 * 1024
+
+#: Park and gateway as configuration allows them (profile.Identifier), then the channel.
+_TOPIC: Final = re.compile(
+    rf"{ROOT}/(?P<park>[A-Za-z0-9][\w.\-]{{0,63}})/(?P<gateway>[A-Za-z0-9][\w.\-]{{0,63}})"
+    r"/(?:(?P<channel>batch|event|status)|schema/(?P<schema>[0-9a-f]{8}))",
+    re.ASCII,
+)
 
 T = TypeVar("T")
 
@@ -58,18 +66,11 @@ class Topic:
 
 def parse_topic(topic: str) -> Topic | None:
     """The parts of a topic of ours; None for any other."""
-    parts = topic.split("/")
-    if len(parts) not in (5, 6) or "/".join(parts[:2]) != ROOT or not all(parts):
+    match = _TOPIC.fullmatch(topic)
+    if match is None:
         return None
-    _, _, park, gateway, channel, *rest = parts
-    if channel == "schema" and rest and len(rest[0]) == 8:
-        try:
-            return Topic(park, gateway, "schema", int(rest[0], 16))
-        except ValueError:
-            return None
-    if not rest and channel in ("batch", "event", "status"):
-        return Topic(park, gateway, channel)  # type: ignore[arg-type]
-    return None
+    channel: Channel = match["channel"] or "schema"  # type: ignore[assignment]
+    return Topic(match["park"], match["gateway"], channel, int(match["schema"] or "0", 16))
 
 
 class Status(msgspec.Struct, frozen=True, omit_defaults=True):

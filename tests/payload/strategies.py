@@ -25,10 +25,12 @@ def float64_bits(value: float) -> int:
 FLOAT32 = st.one_of(
     st.integers(0, 2**32 - 1),
     st.integers(-(10**7), 10**7).map(lambda n: float32_bits(n / 100)),
-    st.sampled_from([float32_bits(-0.0), float32_bits(float("inf")), 0x7FC0_0001, 0xFFC0_0000, 1]),
+    st.sampled_from([0, float32_bits(-0.0), float32_bits(float("inf")), 0x7FC0_0001, 0xFFC0_0000, 1]),
 )
 FLOAT64 = st.one_of(
-    INT64, st.integers(-(10**15), 10**15).map(lambda n: float64_bits(n / 1000)), st.just(float64_bits(-0.0))
+    INT64,
+    st.integers(-(10**15), 10**15).map(lambda n: float64_bits(n / 1000)),
+    st.sampled_from([0, float64_bits(-0.0)]),
 )
 SLOTS: dict[ColumnType, st.SearchStrategy[int]] = {
     "int": INT64,
@@ -47,14 +49,14 @@ columns = st.builds(
     factor=st.builds(Factor, st.integers(1, 1000), st.integers(0, 6), st.integers(-1000, 1000)),
     digits=st.integers(-1, 6),
 )
-entries = st.builds(
-    Entry,
-    meter=st.text("abc-", min_size=1, max_size=8),
-    profile=st.text("abc-", min_size=1, max_size=8),
-    medium=st.sampled_from(["power", "water"]),
-    columns=st.lists(columns, max_size=6).map(tuple),
-)
-schemas = st.lists(entries, min_size=1, max_size=4).map(lambda found: Schema(tuple(found)))
+
+
+@st.composite
+def schemas(draw: st.DrawFn) -> Schema:
+    """A few meters, some of them of the same model."""
+    models = draw(st.lists(st.lists(columns, max_size=6).map(tuple), min_size=1, max_size=2))
+    names = draw(st.lists(st.text("abc-", min_size=1, max_size=8), min_size=1, max_size=4))
+    return Schema(tuple(Entry(name, "profile", "power", draw(st.sampled_from(models))) for name in names))
 
 
 @st.composite
@@ -88,6 +90,6 @@ def blocks(draw: st.DrawFn, schema: Schema, entry: int) -> Rows:
 @st.composite
 def batches(draw: st.DrawFn) -> tuple[Schema, list[Rows]]:
     """A schema and rows of some of its entries."""
-    schema = draw(schemas)
+    schema = draw(schemas())
     chosen = draw(st.sets(st.integers(0, len(schema.entries) - 1)))
     return schema, [draw(blocks(schema, entry)) for entry in sorted(chosen)]

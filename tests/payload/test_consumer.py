@@ -1,7 +1,9 @@
 """The consumer: every batch once, whatever the broker does, and everything unusual told."""
 
+import json
 from array import array
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,12 +16,14 @@ from parkfleet.protocols.payload.consumer import (
     GapFilled,
     GapSeen,
     Output,
+    Reading,
     Rejected,
     StatusSeen,
+    reading_json,
 )
 from parkfleet.protocols.payload.envelope import Envelope
 from parkfleet.protocols.payload.schema import Schema
-from parkfleet.protocols.payload.series import Column, Entry, Rows
+from parkfleet.protocols.payload.series import Column, Entry, Rows, Value
 from parkfleet.protocols.payload.topics import Event, GatewayTopics, Status
 
 SCHEMA = Schema((Entry("m", "p", "power", (Column("v", "V", "int", "gauge"), Column("s", "", "string", "state"))),))
@@ -78,6 +82,36 @@ def test_gap_is_told_once_and_its_filling_too() -> None:
     assert (filled.first, filled.last) == (2, 2)
 
 
+def test_what_came_before_the_first_is_no_gap() -> None:
+    """A consumer that joins at batch 5 misses nothing; an earlier one that comes late is no gap's filling."""
+    consumer = informed()
+    assert kinds(consumer.feed(TOPICS.batch, batch(5))) == ["BatchDecoded"]
+    assert kinds(consumer.feed(TOPICS.batch, batch(3))) == ["BatchDecoded"]
+    assert kinds(consumer.feed(TOPICS.batch, batch(6))) == ["BatchDecoded"]
+
+
+@given(st.permutations(range(1, 9)))
+def test_gaps_told_less_gaps_filled_is_what_is_missing(order: list[int]) -> None:
+    """At any moment the gaps that were told and not filled are what is missing behind the first batch."""
+    consumer = informed()
+    open_gaps: set[int] = set()
+    for count, seq in enumerate(order, 1):
+        for output in consumer.feed(TOPICS.batch, batch(seq)):
+            if isinstance(output, GapSeen):
+                open_gaps |= set(range(output.first, output.last + 1))
+            if isinstance(output, GapFilled):
+                assert open_gaps >= set(range(output.first, output.last + 1))
+                open_gaps -= set(range(output.first, output.last + 1))
+        assert open_gaps == set(range(order[0], max(order[:count]) + 1)) - set(order[:count])
+
+
+def test_replayed_batch_says_so() -> None:
+    """A batch that was asked for again is told apart; it counts like any other."""
+    (decoded,) = informed().feed(TOPICS.batch, batch(1, flags=1))
+    assert isinstance(decoded, BatchDecoded)
+    assert decoded.envelope.replayed
+
+
 def test_new_epoch_counts_anew() -> None:
     """The same seq of another epoch is another batch."""
     consumer = informed()
@@ -102,6 +136,18 @@ def test_batch_before_its_schema_waits() -> None:
     assert consumer.feed(TOPICS.batch, batch(2)) == []
     assert kinds(consumer.feed(TOPICS.schema(SCHEMA.id), SCHEMA.pack())) == ["BatchDecoded", "BatchDecoded"]
     assert kinds(consumer.feed(TOPICS.batch, batch(2))) == ["Duplicate"]
+
+
+def test_too_many_bytes_wait_for_a_schema() -> None:
+    """What waits is bounded; what does not find room is told, and may come again."""
+    consumer = Consumer()
+    body = bytes(15 * 1024 * 1024)
+    outputs = [
+        consumer.feed(TOPICS.batch, Envelope(CODEC, SCHEMA.id, 1, seq, 1, 0, body).pack()) for seq in range(1, 6)
+    ]
+    assert [kinds(told) for told in outputs] == [[], [], [], [], ["Rejected"]]
+    consumer.feed(TOPICS.schema(SCHEMA.id), SCHEMA.pack())
+    assert kinds(consumer.feed(TOPICS.batch, batch(5))) == ["BatchDecoded"]
 
 
 def test_schema_under_a_wrong_id_is_rejected() -> None:
@@ -135,3 +181,24 @@ def test_hostile_message(topic: str, payload: bytes) -> None:
     consumer = informed()
     consumer.feed(topic, payload)
     assert kinds(consumer.feed(TOPICS.batch, batch(1))) == ["BatchDecoded"]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (230.1, 230.1),
+        (None, None),
+        (float("nan"), None),
+        (float("-inf"), None),
+        ("Zähler", "Zähler"),
+        (2**64 - 1, 2**64 - 1),
+        (-(10**30), -1e30),
+    ],
+)
+def test_reading_as_json(value: Value, told: Value) -> None:
+    """One JSON object with every field, whatever the value is."""
+    found = json.loads(reading_json(Reading("p", "g", "m", "v", "V", 5, value, "good", 7, 9)))
+    assert found == {
+        "park": "p", "gateway": "g", "meter": "m", "point": "v", "unit": "V",
+        "ts": 5, "value": told, "quality": "good", "epoch": 7, "seq": 9,
+    }  # fmt: skip

@@ -2,7 +2,9 @@
 
 import math
 import struct
+from itertools import pairwise
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,6 +51,7 @@ def test_envelope_hostile(data: bytes) -> None:
         (b"", "not an envelope"),
         (b"\x01", "not an envelope: no array"),
         (b"\x91\x09", "envelope version 9: this decoder knows 1"),
+        (b"\x91\xc3", "envelope version True: this decoder knows 1"),
         (b"\x92\x01\x01", "seven integers and a body"),
         (b"\x98\x01\x01\x00\x00\x01\x01\x00\xc4\x00", "out of its range"),
         (b"\xdd\xff\xff\xff\xff", "not an envelope"),
@@ -60,7 +63,7 @@ def test_envelope_wrong(data: bytes, told: str) -> None:
         Envelope.unpack(data)
 
 
-@given(schemas)
+@given(schemas())
 def test_schema_comes_back_with_the_same_id(schema: Schema) -> None:
     """A schema survives packing, and equal schemas have equal bytes and ids."""
     again = Schema.unpack(schema.pack())
@@ -68,7 +71,7 @@ def test_schema_comes_back_with_the_same_id(schema: Schema) -> None:
     assert (again.pack(), again.id) == (schema.pack(), schema.id)
 
 
-@given(st.one_of(st.binary(max_size=100), schemas.map(Schema.pack).flatmap(lambda data: st.just(data[1:]))))
+@given(st.one_of(st.binary(max_size=100), schemas().map(Schema.pack).flatmap(lambda data: st.just(data[1:]))))
 def test_schema_hostile(data: bytes) -> None:
     """Any bytes are a schema or a PayloadError."""
     try:
@@ -87,13 +90,43 @@ def test_schema_of_equal_meters_is_small() -> None:
     assert (many - one) / 199 < 30
 
 
+def test_schema_with_equal_sets() -> None:
+    """Column sets are told once: codec 1 remembers by set, and equal ones would be taken for one."""
+    packed = [1, [[], []], [["m", "p", "power", 0], ["n", "p", "power", 1]]]
+    with pytest.raises(PayloadError, match="same column set twice"):
+        Schema.unpack(msgspec.msgpack.encode(packed))
+
+
+@pytest.mark.parametrize(
+    ("column", "told"),
+    [
+        (["p", "V", "complex", "gauge"], "complex"),
+        (["p", "V", "int", "gauge", [1, 400, 0]], "impossible factor"),
+        (["p", "V", "int", "gauge", [2**60, 0, 0]], "impossible factor"),
+        (["p", "V", "float32", "gauge", [1, 0, 0], 200], "impossible factor"),
+        (["p", 7, "int", "gauge"], "not a schema"),
+    ],
+)
+def test_schema_with_an_impossible_column(column: list[object], told: str) -> None:
+    """A column that no meter has is refused before anything is computed with it."""
+    with pytest.raises(PayloadError, match=told):
+        Schema.unpack(msgspec.msgpack.encode([1, [[column]], [["m", "p", "power", 0]]]))
+
+
+def test_schema_of_too_many_entries() -> None:
+    """A schema's size in memory is bounded."""
+    packed = msgspec.msgpack.encode([1, [[]], [["", "", "", 0]] * 100_001])
+    with pytest.raises(PayloadError, match="length <= 100000"):
+        Schema.unpack(packed)
+
+
 def test_schema_that_refers_to_nothing() -> None:
     """An entry without its column set is refused."""
     with pytest.raises(PayloadError, match="refers to a column set that it does not have"):
         Schema.unpack(b"\x93\x01\x90\x91\x94\xa1m\xa1p\xa1w\x05")
 
 
-@given(st.from_regex(r"[A-Za-z0-9_.-]{1,20}", fullmatch=True), st.integers(0, 2**32 - 1))
+@given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", fullmatch=True), st.integers(0, 2**32 - 1))
 def test_topics_come_back(name: str, schema_id: int) -> None:
     """Each topic a gateway uses is parsed to what it is."""
     topics = GatewayTopics("park", name)
@@ -101,6 +134,30 @@ def test_topics_come_back(name: str, schema_id: int) -> None:
     assert parse_topic(topics.event) == Topic("park", name, "event")
     assert parse_topic(topics.status) == Topic("park", name, "status")
     assert parse_topic(topics.schema(schema_id)) == Topic("park", name, "schema", schema_id)
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "pf/v1/park/gw",
+        "pf/v2/park/gw/batch",
+        "pf/v1/park/gw/other",
+        "pf/v1//gw/batch",
+        "pf/v1/+/gw/batch",
+        "pf/v1/park/.gw/batch",
+        "pf/v1/park/gw/batch/x",
+        "pf/v1/park/gw/batch\n",
+        f"pf/v1/{'p' * 65}/gw/batch",
+        "pf/v1/park/gw/schema",
+        "pf/v1/park/gw/schema/0x123456",
+        "pf/v1/park/gw/schema/+1234567",
+        "pf/v1/park/gw/schema/1234ABCD",
+        "pf/v1/park/gw/schema/123456789",
+    ],
+)
+def test_topic_wrong(topic: str) -> None:
+    """What is no topic of ours is None, also where it is nearly one."""
+    assert parse_topic(topic) is None
 
 
 @given(st.text(max_size=60))
@@ -164,7 +221,7 @@ def test_interval_set_is_a_set(ranges: list[tuple[int, int]], first: int, length
         numbers |= set(range(start, start + more + 1))
     assert {n for a, b in intervals for n in range(a, b + 1)} == numbers
     found = list(intervals)
-    assert all(b + 1 < c for (_, b), (c, _) in zip(found, found[1:], strict=False))
+    assert all(b + 1 < c for (_, b), (c, _) in pairwise(found))
     assert all((n in intervals) == (n in numbers) for n in range(-2, 80))
     missing = {n for a, b in intervals.missing(first, first + length) for n in range(a, b + 1)}
     assert missing == set(range(first, first + length + 1)) - numbers

@@ -1,4 +1,4 @@
-"""The manual's test vectors: made from one small batch that has everything, written by `python -m tests.payload.vectors`."""
+"""The manual's test vectors: one small batch that has everything. Written by `python -m tests.payload.vectors`."""
 
 import json
 import re
