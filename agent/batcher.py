@@ -1,8 +1,13 @@
 """Batcher: gathers scans into the open batch, column by column, until it is closed."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from parkfleet.protocols.payload.series import Rows, Scan, has_value
+
+
+#: Readings at which a batch is closed before its time: far below what a body may hold (4,000,000), 9 MB of memory.
+MAX_READINGS: Final = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -16,11 +21,12 @@ class OpenBatch:
 
 
 class Batcher:
-    """The open batch. Holds at most what comes in one flush interval."""
+    """The open batch, and those that were full before the flush interval was over."""
 
     def __init__(self) -> None:
         self._rows: dict[int, Rows] = {}
-        self.scans = 0
+        self._readings = 0
+        self._full: list[OpenBatch] = []
 
     def add(self, scan: Scan) -> None:
         """Appends a scan; scans of one entry come in time order."""
@@ -31,14 +37,18 @@ class Batcher:
         rows.slots.extend(scan.slots)
         rows.quality.extend(scan.quality)
         rows.texts.extend(scan.texts)
-        self.scans += 1
+        self._readings += len(scan.quality)
+        if self._readings >= MAX_READINGS:
+            self._full.append(self._end())
 
-    def close(self) -> OpenBatch | None:
-        """Ends the open batch and begins a new one; None when nothing came."""
-        if not self._rows:
-            return None
+    def close(self) -> list[OpenBatch]:
+        """Ends the open batch and begins a new one: what came since the last call, oldest first; empty for nothing."""
+        batches, self._full = self._full, []
+        return [*batches, self._end()] if self._rows else batches
+
+    def _end(self) -> OpenBatch:
         rows = [self._rows[entry] for entry in sorted(self._rows)]
-        self._rows, self.scans = {}, 0
+        self._rows, self._readings = {}, 0
         readings = sum(sum(map(has_value, row.quality)) for row in rows)
         stamps = [ts for row in rows for ts in row.ts]
         return OpenBatch(rows, readings, min(stamps), max(stamps))

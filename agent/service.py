@@ -10,6 +10,8 @@ from parkfleet import __version__
 from parkfleet.agent.batcher import Batcher
 from parkfleet.agent.buffer import Buffer
 from parkfleet.agent.configuration import Configuration
+from parkfleet.agent.control import ControlSocket
+from parkfleet.agent.control_messages import LineState, Status, socket_path
 from parkfleet.agent.forwarder import Forwarder
 from parkfleet.agent.plan import make_plan
 from parkfleet.agent.poller import LinePoller
@@ -41,10 +43,20 @@ class AgentService:
         topics = GatewayTopics(gateway.park, gateway.gateway)
         self._forwarder = Forwarder(self._buffer, gateway.broker, topics, configuration.folder, __version__)
         self._pollers = [LinePoller(line, self._batcher.add) for line in self._plan.lines]
+        statuses = [poller.status for poller in self._pollers]
+        self._snapshots = Snapshots(statuses, self._forwarder.status, len(gateway.meters))
         self._configuration = configuration
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Runs until stop is set, then closes the open batch into the buffer and returns within 5 s."""
+        """Runs until stop is set, then closes the open batch into the buffer and returns within 5 s.
+
+        Raises AgentRunningError when another agent runs with this configuration.
+        """
+        owners = {poller.status.id: poller for poller in self._pollers}
+        async with ControlSocket(socket_path(self._configuration), self._plan, owners, self._status):
+            await self._live(stop)
+
+    async def _live(self, stop: asyncio.Event) -> None:
         await self._buffer.open()
         try:
             async with asyncio.TaskGroup() as group:
@@ -96,24 +108,43 @@ class AgentService:
             lines=len(gateway.lines),
             meters=len(gateway.meters),
         )
-        snapshots = Snapshots([p.status for p in self._pollers], self._forwarder.status, len(gateway.meters))
         latest = await self._buffer.stats()
         async with asyncio.TaskGroup() as group:
-            session = ControllerSession(gateway.controller.url, facts, lambda: snapshots.take(latest))
+            session = ControllerSession(gateway.controller.url, facts, lambda: self._snapshots.take(latest))
             group.create_task(session.run(), name="controller session")
             while True:
                 await asyncio.sleep(STATS_S)  # how fresh a heartbeat's buffer depth is
                 latest = await self._buffer.stats()
 
+    async def _status(self) -> Status:
+        """What `parkfleet agent status` shows."""
+        gateway = self._configuration.gateway
+        snapshot = self._snapshots.take(await self._buffer.stats())
+        lines = [
+            LineState(
+                id=plan.config.id,
+                url=plan.config.url,
+                up=poller.status.up,
+                told=poller.status.told,
+                load=report.load,
+                requests=poller.status.requests,
+                scans=poller.status.scans,
+                missed=poller.status.missed,
+                errors=dict(poller.status.errors),
+                meters=len(plan.meters),
+                silent=sorted(poller.status.meters_bad),
+            )
+            for plan, poller, report in zip(self._plan.lines, self._pollers, snapshot.lines, strict=True)
+        ]
+        return Status(__version__, os.getpid(), gateway.park, gateway.gateway, lines, snapshot)
+
     async def _flush(self) -> None:
-        batch = self._batcher.close()
-        if batch is None:
-            return
-        body = encode(self._plan.schema, batch.rows)
-        new = NewBatch(
-            self._packed_schema, self._plan.schema.id, CODEC, body, batch.readings, batch.first_ts, batch.last_ts
-        )
-        await self._buffer.append(new)
+        schema, packed = self._plan.schema, self._packed_schema
+        for batch in self._batcher.close():
+            body = encode(schema, batch.rows)
+            await self._buffer.append(
+                NewBatch(packed, schema.id, CODEC, body, batch.readings, batch.first_ts, batch.last_ts)
+            )
 
 
 async def run_service(configuration: Configuration) -> None:
