@@ -1,8 +1,8 @@
 """ControllerConnection: one connection to the controller with one session on it. Lives once.
 
-How it ends, with grpc.aio (../shared/FLEET.md, grpc#42125, grpc#43360): one read is always pending, and is neither
-cancelled nor given a time-out: time runs beside it. At the end the stream is closed first, then the pending
-read is awaited, then the channel is closed.
+How it ends, with grpc.aio (../shared/FLEET.md, grpc#42125, grpc#43360): reads and writes, one of each at a time, are
+neither cancelled nor given a time-out: time runs beside them. At the end the stream is closed first, then what is
+pending is awaited, then the channel is closed. Any other order, and two writes at once, leave a socket behind.
 """
 
 import asyncio
@@ -23,6 +23,8 @@ CONNECT_S: Final = 20.0
 SEND_S: Final = 20.0
 #: For a goodbye to be said and answered. Seconds.
 GOODBYE_S: Final = 0.8
+#: For reads and writes to end after their stream was cancelled; it takes microseconds. Seconds.
+SETTLE_S: Final = 0.1
 
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", limits.MAX_MESSAGE_BYTES),
@@ -51,6 +53,7 @@ class ControllerConnection:
         self._channel = aio.insecure_channel(url, options=_OPTIONS)
         self._stream = AgentSessionStub(self._channel).Connect()
         self._read: asyncio.Task[Any] | None = None
+        self._write: asyncio.Task[Any] | None = None
 
     async def open(self, hello: AgentMessage) -> ControllerMessage:
         """Says hello; returns the controller's first message."""
@@ -88,10 +91,11 @@ class ControllerConnection:
                 parting.cancel()  # which cancels no read and no write: those end with the stream
                 await asyncio.wait({parting})
         finally:
-            self._stream.cancel()
-            if self._read is not None:
-                await asyncio.wait({self._read})
-            await self._channel.close()
+            self._cancel()
+            try:
+                await self._settle()
+            finally:
+                await self._channel.close()
 
     async def _part(self, goodbye: AgentMessage) -> None:
         """Says goodbye, and reads until the controller has ended the stream: then it has heard it."""
@@ -101,17 +105,41 @@ class ControllerConnection:
                 await self.receive(GOODBYE_S)
 
     async def _send(self, message: AgentMessage, within_s: float) -> None:
-        write = _start(self._stream.write(message), "controller session write")
+        if self._write is not None:  # its sender was cancelled; gRPC breaks the call at a second write beside it
+            await self._written(self._write, within_s)
+        self._write = _start(self._stream.write(message), "controller session write")
+        await self._written(self._write, within_s)
+
+    async def _written(self, write: asyncio.Task[Any], within_s: float) -> None:
         done, _ = await asyncio.wait({write}, timeout=within_s)
         if not done:
-            self._stream.cancel()
-            await asyncio.wait({write})
             raise ConnectionLostError(f"{self._url} took nothing for {within_s:g} s")
+        self._write = None
         try:
             self._result(write)
         except asyncio.InvalidStateError:  # the stream was over before: it knows why
             why = await self._stream.details() or (await self._stream.code()).name
             raise ConnectionLostError(f"the controller ended the session: {why}") from None
+
+    async def _settle(self) -> None:
+        """Waits until what was under way has ended with the stream."""
+        pending = {task for task in (self._read, self._write) if task is not None}
+        if pending:
+            _, pending = await asyncio.wait(pending, timeout=SETTLE_S)
+        for task in pending:  # a write to a call that never was connected waits in aio, not in the core: for ever
+            task.cancel()
+
+    def _cancel(self) -> None:
+        """Ends the stream in gRPC's core, also when grpc.aio believes that it is over.
+
+        A write that crosses with the end of the stream makes aio declare the call done and ignore cancel(); what the
+        controller said last is then never read, and the core keeps call and socket for ever (seen with 1.85.1:
+        tests/session, last words). There is no public way to the core's call.
+        """
+        if not self._stream.cancel():
+            core: Any = getattr(self._stream, "_cython_call", None)
+            if core is not None:
+                core.cancel("closed")
 
     def _result(self, task: asyncio.Task[Any]) -> Any:
         """What the task brought; its end as the loss of the connection."""

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 #: An agent says hello as soon as it is connected; 4G round trips are below 2 s. Seconds.
 HELLO_S: Final = 10.0
-#: So long a goodbye may take to be written before the stream is ended without it. Seconds.
+#: So long a goodbye may take to be written, and then the agent to leave, before the stream is ended. Seconds.
 GOODBYE_S: Final = 1.0
 #: Messages that wait to be sent to one agent; there are never more than a few, unless it does not read.
 OUTBOX: Final = 16
@@ -82,7 +82,7 @@ class SessionStream:
         try:
             end = await self._until_end(reader, writer)
             self._offline(end.reason)
-            await self._part(writer, end.parting)
+            await self._part(reader, writer, end.parting)
             if end.code is not grpc.StatusCode.OK:
                 await self._context.abort(end.code, end.reason)
         finally:
@@ -158,12 +158,19 @@ class SessionStream:
         while (message := await self._outbox.get()) is not None:
             await self._context.write(message)
 
-    async def _part(self, writer: asyncio.Task[None], parting: tuple[ControllerMessage, ...]) -> None:
-        """Says the last words, if the agent takes them."""
+    async def _part(
+        self, reader: asyncio.Task[End], writer: asyncio.Task[None], parting: tuple[ControllerMessage, ...]
+    ) -> None:
+        """Says the last words, if the agent takes them, and lets it leave first.
+
+        A status that crosses with a heartbeat would break the agent's call before it has read them.
+        """
         for message in parting[: self._outbox.maxsize - self._outbox.qsize()]:
             self._outbox.put_nowait(message)
         self._close_outbox()
         await asyncio.wait({writer}, timeout=GOODBYE_S)
+        if parting:
+            await asyncio.wait({reader}, timeout=GOODBYE_S)
 
     def _close_outbox(self) -> None:
         """Lets the writer end after what it has."""

@@ -64,11 +64,13 @@ class RawAgent:
         return await self._stream.code(), await self._stream.details()
 
     async def last_words(self) -> list[ControllerMessage]:
-        """What the controller says before it ends the stream."""
+        """What the controller says before it ends the stream; leaves at its goodbye, as an agent should."""
         words = []
         try:
             while isinstance(raw := await self._stream.read(), bytes):
                 words.append(ControllerMessage.FromString(raw))
+                if words[-1].WhichOneof("message") == "goodbye":
+                    await self._stream.done_writing()
         except aio.AioRpcError:
             pass  # the status of the end
         return words
