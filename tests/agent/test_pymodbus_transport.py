@@ -73,7 +73,7 @@ async def test_tls(certificate: tuple[Path, Path], tmp_path: Path) -> None:
     port = free_port()
     async with serving(ModbusTlsServer(device(), sslctx=context, address=("127.0.0.1", port))):
         await read_all(parse_line_url(f"tls://localhost:{port}?ca=cert.pem").under(tmp_path))
-        with pytest.raises(LineDownError, match="nobody answers there, or not over tls|certificate"):
+        with pytest.raises(LineDownError, match=r"nobody answers there, or not over tls|certificate"):
             await open_transport(parse_line_url(f"tls://localhost:{port}"))  # not an authority the system knows
 
 
