@@ -21,11 +21,13 @@ $(READY): $(SOURCES)
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null && command -v cc >/dev/null && \
 	  test -f "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || \
 	  { echo "Missing: a C compiler, Python's headers or venv. On Debian: sudo apt install gcc python3-dev python3-venv"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	@# A later change of a .pyx or .proto needs no new build environment.
-	$(BIN)/python setup.py --quiet build_ext --inplace
+	@echo "setting up $(VENV) and compiling: a minute or two, once (log: build/setup.log)"
+	@mkdir -p build
+	@{ test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); } && \
+	  { $(BIN)/python -m pip install --quiet --upgrade pip && \
+	    $(BIN)/python -m pip install --quiet --editable '.[dev]' && \
+	    $(BIN)/python setup.py --quiet build_ext --inplace; } > build/setup.log 2>&1 || \
+	  { cat build/setup.log; echo "set-up failed; mend what the log says and run make again"; exit 1; }
 	@touch $@
 
 demo: $(READY)

@@ -5,7 +5,6 @@ from typing import Final
 
 from parkfleet.protocols.payload.series import Rows, Scan, has_value
 
-
 #: Readings at which a batch is closed before its time: far below what a body may hold (4,000,000), 9 MB of memory.
 MAX_READINGS: Final = 1_000_000
 
