@@ -6,9 +6,12 @@ from typing import Annotated
 
 import typer
 
+from parkfleet.agent import installer_cli
+
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="On the gateway: check a configuration, run the agent."
 )
+app.add_typer(installer_cli.app)  # read, scan, wake, status
 
 ConfigFile = Annotated[Path, typer.Argument(help="The gateway's configuration.", metavar="GATEWAY.YAML")]
 
@@ -98,7 +101,7 @@ _EXAMPLE_RUN = """Example:
 
 Stop it with Ctrl-C or SIGTERM: the open batch goes into the buffer, and it leaves within 5 s.
 
-Exit codes: 0 stopped as asked, 1 the configuration has mistakes."""
+Exit codes: 0 stopped as asked, 1 the configuration has mistakes, 3 another agent runs with it already."""
 
 
 @app.command(epilog=_EXAMPLE_RUN)
@@ -110,6 +113,7 @@ def run(
     import asyncio
 
     from parkfleet.agent.configuration import load_configuration
+    from parkfleet.agent.control import AgentRunningError
     from parkfleet.agent.service import run_service
     from parkfleet.protocols.document import DocumentError
     from parkfleet.protocols.logs import LEVELS, configure_logging
@@ -123,7 +127,11 @@ def run(
         typer.echo(str(error), err=True)
         typer.echo(f"not started: mend {config} (see `parkfleet agent check`)", err=True)
         raise typer.Exit(1) from None
-    asyncio.run(run_service(configuration))
+    try:
+        asyncio.run(run_service(configuration))
+    except AgentRunningError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(3) from None
 
 
 _EXAMPLE_PROFILES = """Examples:

@@ -12,21 +12,24 @@ from array import array
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from parkfleet.agent.plan import LinePlan, MeterPlan
 from parkfleet.agent.transport import LineDownError, Transport, open_transport
+from parkfleet.agent.turns import Turns
 from parkfleet.protocols.modbus.pdu import (
     AnswerTimeoutError,
     ExceptionAnswerError,
     ModbusError,
-    ReadRequest,
+    Request,
 )
 from parkfleet.protocols.payload.series import Scan
 from parkfleet.protocols.quality import EXCEPTION, Quality, quality_name
 from parkfleet.protocols.registers import decode
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: A silent meter is asked at least this often, in seconds: it is found again within a minute.
 MAX_BACKOFF_S: Final = 60.0
@@ -78,6 +81,7 @@ class LinePoller:
         self._transport: Transport | None = None
         self._reopen_at = 0.0  # monotonic
         self._reopen_pause = REOPEN_S[0]
+        self._turns = Turns()
         self._meters = [_MeterState(meter) for meter in plan.meters]
         self._stopping = asyncio.Event()
         self.status = LineStatus(plan.config.id)
@@ -92,7 +96,8 @@ class LinePoller:
                 slot, index = due[0]
                 if await self._stopped_before(slot):
                     return
-                await self._scan(self._meters[index], slot)
+                with self._turns.work():
+                    await self._scan(self._meters[index], slot)
                 heapq.heapreplace(due, (self._following(self._meters[index], slot), index))
         finally:
             self._close()
@@ -100,6 +105,33 @@ class LinePoller:
     def stop(self) -> None:
         """Lets the scan in flight come to its end; run() returns then."""
         self._stopping.set()
+
+    async def ask(self, request: Request[T], timeout: float | None = None) -> T:
+        """One transaction out of turn, between the scans' own. timeout: seconds, default the line's.
+
+        Raises ModbusError when it gave no values, LineDownError when the line is gone.
+        """
+        meter = next((meter for meter in self._meters if meter.plan.config.unit == request.unit), None)
+        waited = float(self._plan.config.timeout) if timeout is None else timeout
+        async with self._turns.guest():
+            try:
+                values = await self._transact(request, waited)
+            except AnswerTimeoutError:
+                # On a serial line its late answer must not be taken for that of the scan's next request.
+                if meter is not None and self._plan.address.kind == "serial":
+                    meter.ask_again = max(meter.ask_again, self._clock() + waited)
+                raise
+            except ExceptionAnswerError:
+                self.wake(request.unit)
+                raise
+            self.wake(request.unit)
+            return values
+
+    def wake(self, unit: int) -> None:
+        """A meter that was taken for silent is asked again from its next slot on."""
+        for meter in self._meters:
+            if meter.plan.config.unit == unit:
+                meter.misses, meter.ask_again = 0, 0.0
 
     async def _stopped_before(self, slot: float) -> bool:
         """Waits for a slot; True when stop() came first. Looks at the clock anew every second: it may be set."""
@@ -131,10 +163,11 @@ class LinePoller:
         slots, quality = array("q", bytes(8 * columns)), bytearray([Quality.SKIPPED]) * columns
         texts: dict[int, str | None] = {}
         answered: float | None = None
-        cause = await self._unreachable(meter)
+        cause = meter.cause if meter.ask_again > self._clock() else None
         for planned in plan.requests if cause is None else ():
             try:
-                words = await self._transact(planned.request)
+                async with self._turns.owner():
+                    words = await self._transact(planned.request, float(self._plan.config.timeout))
             except ExceptionAnswerError as error:
                 answered = answered or self._clock()
                 self._failed(meter, planned.points, quality, EXCEPTION | error.code, str(error))
@@ -154,28 +187,13 @@ class LinePoller:
         self.status.scans += 1
         self._on_scan(Scan(plan.entry, ts, slots, bytes(quality), strings))
 
-    async def _unreachable(self, meter: _MeterState) -> int | None:
-        """Why the meter is not even asked now, or None."""
-        if meter.ask_again > self._clock():
-            return meter.cause
-        if self._transport is None:
-            if time.monotonic() < self._reopen_at:
-                return Quality.DISCONNECTED
-            try:
-                self._transport = await open_transport(self._plan.address)
-            except LineDownError as error:
-                self._line_down(str(error))
-                return Quality.DISCONNECTED
-            self._reopen_pause = REOPEN_S[0]
-            self._line_up()
-        return None
-
-    async def _transact(self, request: ReadRequest) -> list[int]:
-        assert self._transport is not None
+    async def _transact(self, request: Request[T], timeout: float) -> T:
+        """One transaction, for whoever has the turn; opens the line where it is closed. Raises as ask()."""
+        transport = self._transport or await self._opened()
         begun = time.monotonic()
         self.status.requests += 1
         try:
-            return await self._transport.transact(request, float(self._plan.config.timeout))
+            return await transport.transact(request, timeout)
         except LineDownError as error:
             self._close()
             self._line_down(str(error))
@@ -184,6 +202,19 @@ class LinePoller:
             self.status.busy_s += time.monotonic() - begun
             if self._transport is not None and not self._transport.usable:
                 self._close()
+
+    async def _opened(self) -> Transport:
+        """Opens the line, unless it was tried just now. Raises LineDownError."""
+        if time.monotonic() < self._reopen_at:
+            raise LineDownError(self.status.told)
+        try:
+            self._transport = await open_transport(self._plan.address)
+        except LineDownError as error:
+            self._line_down(str(error))
+            raise
+        self._reopen_pause = REOPEN_S[0]
+        self._line_up()
+        return self._transport
 
     def _failed(self, meter: _MeterState, points: tuple[int, ...], quality: bytearray, cause: int, told: str) -> None:
         """Marks a request's points, counts, and tells a new kind of failure once."""

@@ -4,23 +4,18 @@ A connection that lost an answer is spent: pymodbus gives no way to tell a late 
 """
 
 import ssl
-from typing import Final
+from typing import Final, TypeVar
 
 from pymodbus.client import AsyncModbusSerialClient, AsyncModbusTlsClient, AsyncModbusUdpClient
 from pymodbus.exceptions import ConnectionException, ModbusException, ModbusIOException
 from pymodbus.framer import FramerType
-from pymodbus.pdu import ModbusPDU
+from pymodbus.pdu import DecodePDU
 
 from parkfleet.agent.transport import CONNECT_TIMEOUT_S, LineDownError
 from parkfleet.protocols.config import LineAddress
-from parkfleet.protocols.modbus.pdu import (
-    AnswerTimeoutError,
-    CorruptAnswerError,
-    ExceptionAnswerError,
-    ReadRequest,
-)
-from parkfleet.protocols.profile import BIT_TABLES
+from parkfleet.protocols.modbus.pdu import AnswerTimeoutError, CorruptAnswerError, Request
 
+T = TypeVar("T")
 Client = AsyncModbusTlsClient | AsyncModbusUdpClient | AsyncModbusSerialClient
 #: Neither repeats nor reconnects of pymodbus's own: the poller decides both.
 RETRIES: Final = 0
@@ -33,6 +28,7 @@ class PymodbusTransport:
     def __init__(self, line: LineAddress, client: Client) -> None:
         self._line = line
         self._client = client
+        self._decoder = DecodePDU(is_server=True)
         self.usable = True
 
     @classmethod
@@ -48,11 +44,15 @@ class PymodbusTransport:
             raise LineDownError(f"cannot connect to {line.name}: nobody answers there, or not over {line.kind}")
         return transport
 
-    async def transact(self, request: ReadRequest, timeout: float) -> list[int]:
+    async def transact(self, request: Request[T], timeout: float) -> T:
         """See Transport."""
         self._client.comm_params.timeout_connect = timeout  # pymodbus waits so long for an answer, too
+        asked = self._decoder.decode(request.pdu)
+        if asked is None:
+            raise LineDownError(f"function {request.pdu[0]} cannot be asked over {self._line.kind}")
+        asked.dev_id = request.unit
         try:
-            answer = await self._ask(request)
+            answer = await self._client.execute(False, asked)
         except ModbusIOException as error:
             self.usable = False
             if "No response" in str(error):
@@ -60,26 +60,15 @@ class PymodbusTransport:
             raise CorruptAnswerError(str(error)) from None
         except (ConnectionException, OSError) as error:
             raise LineDownError(f"{self._line.name}: {error}") from None
-        if answer.isError():
-            raise ExceptionAnswerError(answer.exception_code)
-        values = [int(bit) for bit in answer.bits] if request.table in BIT_TABLES else list(answer.registers)
-        if answer.function_code != request.function or len(values) < request.count:
+        try:
+            return request.values(bytes([answer.function_code]) + answer.encode())
+        except CorruptAnswerError:
             self.usable = False
-            raise CorruptAnswerError(f"asked for {request.count} values, got {len(values)}")
-        return values[: request.count]
+            raise
 
     def close(self) -> None:
         """Gives the connection back; idempotent."""
         self._client.close()
-
-    async def _ask(self, request: ReadRequest) -> ModbusPDU:
-        read = {
-            "coil": self._client.read_coils,
-            "discrete": self._client.read_discrete_inputs,
-            "holding": self._client.read_holding_registers,
-            "input": self._client.read_input_registers,
-        }[request.table]
-        return await read(request.address, count=request.count, device_id=request.unit)
 
 
 def _client(line: LineAddress) -> Client:

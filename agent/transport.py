@@ -10,11 +10,13 @@ import fcntl
 import os
 import termios
 import time
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from parkfleet.protocols.config import LineAddress
 from parkfleet.protocols.modbus import rtu, tcp
-from parkfleet.protocols.modbus.pdu import AnswerTimeoutError, CorruptAnswerError, ModbusError, ReadRequest
+from parkfleet.protocols.modbus.pdu import AnswerTimeoutError, CorruptAnswerError, ModbusError, Request
+
+T = TypeVar("T")
 
 CONNECT_TIMEOUT_S: Final = 5.0
 
@@ -35,8 +37,8 @@ class Transport(Protocol):
 
     usable: bool  # False: this one is spent, open another; the line itself is well
 
-    async def transact(self, request: ReadRequest, timeout: float) -> list[int]:
-        """The registers (or bits) asked for; timeout in seconds, to the answer's last byte.
+    async def transact(self, request: Request[T], timeout: float) -> T:
+        """What was asked for, such as registers; timeout in seconds, to the answer's last byte.
 
         Raises ModbusError when this transaction gave no values, LineDownError when the line is gone.
         """
@@ -68,7 +70,7 @@ class SerialTransport:
         self._byte_s = line.bits_per_byte / line.baud
         self._quiet_since = time.monotonic()  # when the last byte was on the wire
 
-    async def transact(self, request: ReadRequest, timeout: float) -> list[int]:
+    async def transact(self, request: Request[T], timeout: float) -> T:
         """See Transport. Waits for t3.5 of silence first, and drops what came unasked."""
         await self._wait_for_silence()
         reader = rtu.AnswerReader(request)
@@ -159,7 +161,7 @@ class StreamTransport:
             raise LineDownError(f"cannot connect to {line.host}:{line.port}: {error.strerror or error}") from None
         return cls(line, reader, writer)
 
-    async def transact(self, request: ReadRequest, timeout: float) -> list[int]:
+    async def transact(self, request: Request[T], timeout: float) -> T:
         """See Transport."""
         collector, frame = self._prepare(request)
         try:
@@ -183,7 +185,7 @@ class StreamTransport:
         with contextlib.suppress(RuntimeError):  # the loop may be closed already
             self._writer.close()
 
-    def _prepare(self, request: ReadRequest) -> tuple[AnswerReader, bytes]:
+    def _prepare(self, request: Request[object]) -> tuple[AnswerReader, bytes]:
         if self._line.kind == "tcp":
             self._transaction = (self._transaction + 1) & 0xFFFF
             collector = tcp.AnswerReader(request, self._transaction)
@@ -239,11 +241,14 @@ def _configure(fd: int, line: LineAddress) -> None:
     iflag, oflag, cflag, lflag, _, _, chars = termios.tcgetattr(fd)
     iflag &= ~(termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP | termios.INLCR | termios.IGNCR)
     iflag &= ~(termios.ICRNL | termios.IXON | termios.IXOFF | termios.INPCK)
+    iflag |= termios.INPCK if line.parity != "N" else 0  # a byte of another parity becomes 0, and the CRC tells
     oflag &= ~termios.OPOST
     lflag &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
     cflag &= ~(termios.CSIZE | termios.PARENB | termios.PARODD | termios.CSTOPB | termios.CRTSCTS)
     cflag |= termios.CS8 | termios.CREAD | termios.CLOCAL
     cflag |= {"N": 0, "E": termios.PARENB, "O": termios.PARENB | termios.PARODD}[line.parity]
+    if os.ttyname(fd).startswith("/dev/pts/"):
+        cflag &= ~termios.PARENB  # a pty has none, and to ask for that alone once more is an error
     cflag |= termios.CSTOPB if line.stopbits == 2 else 0
     speed = getattr(termios, f"B{line.baud}")
     chars[termios.VMIN], chars[termios.VTIME] = 1, 0

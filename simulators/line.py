@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import os
+import termios
 import time
 import tty
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from parkfleet.protocols.config import LineAddress
 from parkfleet.protocols.modbus.rtu import silence
@@ -38,10 +39,12 @@ class SerialLine:
         baud: int = 9600,
         bits_per_byte: int = 10,
         strict: bool = False,
+        parity: Literal["N", "E", "O"] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """bits_per_byte: 10 for 8N1. strict: requests before t3.5 are ignored, not only counted in `early`.
 
+        parity: when given, whoever speaks with another one, or at another baud rate, is not understood.
         clock: unix seconds.
         """
         self.id = id
@@ -53,6 +56,7 @@ class SerialLine:
         self._byte_s = bits_per_byte / baud
         self._silence = silence(baud, bits_per_byte)
         self._strict = strict
+        self._parity = parity
         self._clock = clock
         self._crew = Crew()
         self._wire = asyncio.Lock()  # one speaks at a time
@@ -117,6 +121,8 @@ class SerialLine:
             data = os.read(self._ends[0], 4096)
         except (BlockingIOError, InterruptedError):
             return
+        if not self._understands(self._ends[1]):
+            return
         loop = asyncio.get_running_loop()
         now = loop.time()
         if self._wire.locked() or now < self._spoke_until + self._silence:
@@ -129,6 +135,14 @@ class SerialLine:
         self._quiet = loop.call_at(self._heard_until + max(GAP_S, self._silence), self._fall_silent)
         for request in self._requests.feed(data):
             self._take(request)
+
+    def _understands(self, port: int) -> bool:
+        """Whether the asker's port is set as the line is. A pty forgets PARENB, and keeps what goes with it."""
+        if self._parity is None:
+            return True
+        iflag, _, cflag, _, _, speed, _ = termios.tcgetattr(port)
+        parity = "N" if not iflag & termios.INPCK else "O" if cflag & termios.PARODD else "E"
+        return speed == getattr(termios, f"B{self._baud}") and parity == self._parity
 
     def _fall_silent(self) -> None:
         for request in self._requests.silence():

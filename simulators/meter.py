@@ -15,6 +15,7 @@ from pymodbus.pdu.register_message import ReadHoldingRegistersResponse, ReadInpu
 from parkfleet.protocols.profile import BIT_TABLES, MAX_BITS, MAX_REGISTERS, Point, Profile, Table
 from parkfleet.protocols.registers import encode
 from parkfleet.simulators.faults import Faults
+from parkfleet.simulators.identity import Identity
 from parkfleet.simulators.loads import Load
 from parkfleet.simulators.naming import Source, source_of
 from parkfleet.simulators.slots import to_slot
@@ -61,6 +62,7 @@ class SimulatedMeter:
         self.profile = profile
         self.unit = unit
         self.faults = Faults()
+        self.identity = Identity()
         self.turnaround = random.Random(f"turnaround {seed} {unit}").uniform(*TURNAROUND)
         self.serial_number = 10_000_000 + zlib.crc32(f"{profile.profile} {seed} {unit}".encode()) % 90_000_000
         self._load = load
@@ -81,6 +83,8 @@ class SimulatedMeter:
         function = request[0] if request else 0
         table = _TABLES.get(function)
         if table is None:
+            if told := self.identity.answer(request):
+                return Reply(self._dress(told), None, 0, 0, array("H"))
             return self._refuse(function, None, 0, 0, ILLEGAL_FUNCTION)
         if len(request) != 5:
             return self._refuse(function, table, 0, 0, ILLEGAL_VALUE)

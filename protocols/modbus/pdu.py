@@ -5,7 +5,7 @@ Source: MODBUS Application Protocol Specification v1.1b3, sections 6.1 to 6.4 an
 
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from parkfleet.protocols.profile import BIT_TABLES, Table
 
@@ -22,6 +22,27 @@ EXCEPTION_NAMES: Final = {
     10: "gateway path unavailable",
     11: "gateway target did not respond",
 }
+
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Request(Protocol[T_co]):
+    """Anything that can be asked of a unit: ReadRequest, and those of identity.py."""
+
+    @property
+    def unit(self) -> int: ...
+
+    @property
+    def pdu(self) -> bytes:
+        """The request's bytes, without the frame around them."""
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes in the answer beside its frame, at most; for the time it takes on the wire."""
+
+    def values(self, pdu: bytes) -> T_co:
+        """What the answer's bytes say. Raises ExceptionAnswerError, CorruptAnswerError."""
 
 
 class ModbusError(Exception):
@@ -69,12 +90,17 @@ class ReadRequest:
 
     def values(self, pdu: bytes) -> list[int]:
         """The registers (or bits, 0 and 1) of an answer. Raises ExceptionAnswerError, CorruptAnswerError."""
-        if len(pdu) == 2 and pdu[0] == self.function | 0x80:
-            raise ExceptionAnswerError(pdu[1] & 0x7F)
-        if len(pdu) < 2 or pdu[0] != self.function:
-            raise CorruptAnswerError(f"asked with function {self.function}, answered with {pdu[:1].hex() or 'nothing'}")
+        check_function(self.function, pdu)
         if pdu[1] != self.data_bytes or len(pdu) != 2 + self.data_bytes:
             raise CorruptAnswerError(f"expected {self.data_bytes} bytes of values, got {len(pdu) - 2}")
         if self.table in BIT_TABLES:
             return [pdu[2 + bit // 8] >> bit % 8 & 1 for bit in range(self.count)]
         return list(struct.unpack_from(f">{self.count}H", pdu, 2))
+
+
+def check_function(function: int, pdu: bytes) -> None:
+    """Raises ExceptionAnswerError when the answer is a refusal, CorruptAnswerError when it is another function's."""
+    if len(pdu) == 2 and pdu[0] == function | 0x80:
+        raise ExceptionAnswerError(pdu[1] & 0x7F)
+    if len(pdu) < 2 or pdu[0] != function:
+        raise CorruptAnswerError(f"asked with function {function}, answered with {pdu[:1].hex() or 'nothing'}")

@@ -7,11 +7,12 @@ master) are passed over. Source: MODBUS over Serial Line Specification and Imple
 
 from typing import Final
 
-from parkfleet.protocols.modbus.pdu import CorruptAnswerError, ReadRequest
+from parkfleet.protocols.modbus.identity import READ_IDENTIFICATION, REPORT_SERVER_ID, identification_length
+from parkfleet.protocols.modbus.pdu import CorruptAnswerError, Request
 
 #: unit, function, 252 bytes, CRC: nothing on a serial line is longer.
 MAX_FRAME: Final = 256
-_LENGTH_BYTE_FUNCTIONS: Final = frozenset({1, 2, 3, 4})
+_LENGTH_BYTE_FUNCTIONS: Final = frozenset({1, 2, 3, 4, REPORT_SERVER_ID})
 
 
 def crc16(data: bytes) -> int:
@@ -36,7 +37,7 @@ def silence(baud: int, bits_per_byte: int = 10) -> float:
 class AnswerReader:
     """Collects the bytes that follow one request until its answer is whole."""
 
-    def __init__(self, request: ReadRequest) -> None:
+    def __init__(self, request: Request[object]) -> None:
         self._request = request
         self._buffer = bytearray()
         self._passed_over = ""
@@ -66,11 +67,16 @@ class AnswerReader:
         return self._passed_over
 
     def _frame_length(self) -> int:
+        """The frame's length, or the least it can have by what has come of it."""
         function, third = self._buffer[1], self._buffer[2]
         if function & 0x80:
             return 5
         if function in _LENGTH_BYTE_FUNCTIONS and 5 + third <= MAX_FRAME:
             return 5 + third
+        if function == READ_IDENTIFICATION == self._request.pdu[0]:
+            length = 3 + identification_length(self._buffer[1:])
+            if length <= MAX_FRAME:
+                return length
         raise CorruptAnswerError(f"no answer begins like this: {self._buffer.hex(' ')}")
 
 

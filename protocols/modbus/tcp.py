@@ -6,7 +6,7 @@ Source: MODBUS Messaging on TCP/IP Implementation Guide v1.0b, section 3.1.3.
 import struct
 from typing import Final
 
-from parkfleet.protocols.modbus.pdu import CorruptAnswerError, ReadRequest
+from parkfleet.protocols.modbus.pdu import CorruptAnswerError, Request
 
 #: unit and PDU: the header's length field never says more.
 MAX_LENGTH: Final = 254
@@ -20,7 +20,7 @@ def frame(transaction: int, unit: int, pdu: bytes) -> bytes:
 class AnswerReader:
     """Collects the bytes of a connection until the answer to one request is whole."""
 
-    def __init__(self, request: ReadRequest, transaction: int) -> None:
+    def __init__(self, request: Request[object], transaction: int) -> None:
         self._request = request
         self._transaction = transaction
         self._buffer = bytearray()

@@ -32,9 +32,9 @@ def test_scan_over_tcp_gives_the_values(connections: int, outstanding: int) -> N
     meters = [meter(unit, unit, blocks=BLOCKS) for unit in range(1, 7)]
     with TcpSlave() as slave, Rig() as rig:
         index = rig.engine.add_line(tcp_line(slave.port, *meters, connections=connections, outstanding=outstanding))
-        records = rig.scans(60)
+        everyone = set(range(1, 7))
+        records = rig.until(lambda all: {record.tag for record in all} == everyone and len(all) >= 60)
         counters = rig.engine.line_counters(index)
-    assert {record.tag for record in records} == set(range(1, 7))
     for record in records:
         assert list(record.slots) == expected(record.tag, *BLOCKS)
     assert (counters.timeouts, counters.corrupt, counters.late, counters.disconnects) == (0, 0, 0, 0)
@@ -103,13 +103,17 @@ def test_wrong_answer_is_corrupt_and_heals(answer: Callable[[int, int, bytes], b
 
     def behave(connection: socket.socket, transaction: int, unit: int, pdu: bytes) -> None:
         count[0] += 1
-        connection.sendall(answer(transaction, unit, pdu) if count[0] == 2 else mbap(transaction, unit, good_pdu(unit, pdu)))
+        connection.sendall(
+            answer(transaction, unit, pdu) if count[0] == 2 else mbap(transaction, unit, good_pdu(unit, pdu))
+        )
 
     with TcpSlave(behave) as slave, Rig() as rig:
         rig.engine.add_line(tcp_line(slave.port, meter(1, 1, 100 * MS), timeout_ns=50 * MS))
         records = rig.until(lambda all: len(all) > 3 and all[-1].quality == bytes(2))
     assert records[1].quality == bytes([CORRUPT, CORRUPT])
-    assert all(list(record.slots) == (expected(1, (0, 2)) if record.quality == bytes(2) else [0, 0]) for record in records)
+    assert all(
+        list(record.slots) == (expected(1, (0, 2)) if record.quality == bytes(2) else [0, 0]) for record in records
+    )
 
 
 def test_answer_in_pieces_and_two_in_one() -> None:
@@ -152,6 +156,22 @@ def test_connection_ended_while_idle_costs_no_reading() -> None:
             slave.drop()
         assert all(record.quality == bytes(2) for record in rig.records)
         assert rig.engine.line_counters(index).losses == 0
+
+
+def test_gateway_that_cannot_reach_its_meter() -> None:
+    """Exception 11 means a silent meter: the rest of its blocks is skipped, and it is asked less and less."""
+
+    def behave(connection: socket.socket, transaction: int, unit: int, pdu: bytes) -> None:
+        answer = good_pdu(unit, pdu) if unit == 1 else bytes([pdu[0] | 0x80, 11])
+        connection.sendall(mbap(transaction, unit, answer))
+
+    with TcpSlave(behave) as slave, Rig() as rig:
+        meters = [meter(unit, unit, 100 * MS, ((0, 1), (10, 2))) for unit in (1, 2)]
+        index = rig.engine.add_line(tcp_line(slave.port, *meters))
+        records = rig.until(lambda all: len(all) >= 30)
+        assert rig.engine.line_counters(index).exceptions < 8
+    assert {record.quality for record in records if record.tag == 2} == {bytes([0x8B] * 3)}
+    assert {record.quality for record in records if record.tag == 1} == {bytes(3)}
 
 
 def test_rtu_over_tcp() -> None:

@@ -1,5 +1,6 @@
 /* Modbus TCP server for benchmarks: answers every read of registers with the same float32 values. One thread, epoll.
  * usage: server; prints its port. Ends with its standard input. */
+#define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>

@@ -31,17 +31,17 @@ def ours(port: int, seconds: float, connections: int, registers: int) -> tuple[i
     engine = Engine(ring_bytes=1 << 24)
     for tag in range(connections):
         meter = MeterSpec(tag, 1, 0, floats, (RequestSpec(3, 0, registers, fields),), values=True)
-        engine.add_line(LineSpec(TCP, 1_000_000_000, (meter,), address=address))
-    thread = threading.Thread(target=engine.run)
+        engine.add_line(LineSpec(TCP, 1_000_000_000, (meter,), address=address, least_timeout_ns=300_000_000))
+    thread = threading.Thread(target=engine.run, daemon=True)
     begun_cpu, begun = cpu(), time.monotonic()
     thread.start()
-    requests = 0
+    requests, good = 0, bytes(floats)
     while time.monotonic() - begun < seconds:
         select.select([engine.results_fd], [], [], 0.1)
         for _, _, _, _, quality, _, values in engine.take():
             requests += 1
-            if any(quality) or len(values) != floats or values[0] != 23.0:
-                sys.exit("not the values that were answered")
+            if quality != good or values is None or len(values) != floats or values[0] != 23.0:
+                sys.exit(f"not the values that were answered: quality {quality.hex()}, {engine.line_counters(0)}")
     result = requests, cpu() - begun_cpu, time.monotonic() - begun
     engine.stop()
     thread.join()

@@ -1,0 +1,111 @@
+"""Control message: what is said over the agent's control socket, one JSON object a line each way."""
+
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from parkfleet.agent.configuration import Configuration
+from parkfleet.agent.reading import MeterReading
+from parkfleet.agent.status import AgentSnapshot
+
+#: The socket's name, beside the buffer.
+SOCKET_NAME: Final = "agent.sock"
+#: A request longer than this is none of ours. Bytes.
+MAX_REQUEST: Final = 4096
+#: An answer is never longer: the status of 20,000 meters that are all silent is about 1 MiB. Bytes.
+MAX_ANSWER: Final = 8 * 1024 * 1024
+
+Name = Annotated[str, Meta(max_length=64)]
+
+
+class AskStatus(msgspec.Struct, tag_field="ask", tag="status", frozen=True, forbid_unknown_fields=True):
+    """How the agent fares."""
+
+
+class AskRead(msgspec.Struct, tag_field="ask", tag="read", frozen=True, forbid_unknown_fields=True):
+    """All points of a meter, now."""
+
+    meter: Name
+
+
+class AskWake(msgspec.Struct, tag_field="ask", tag="wake", frozen=True, forbid_unknown_fields=True):
+    """Ask a meter at once, however long it was silent."""
+
+    meter: Name
+
+
+class AskTransact(msgspec.Struct, tag_field="ask", tag="transact", frozen=True, forbid_unknown_fields=True):
+    """One reading request on a line."""
+
+    line: Name
+    unit: Annotated[int, Meta(ge=0, le=255)]
+    pdu: Annotated[str, Meta(max_length=20, pattern="^([0-9a-f]{2})+$")]
+    timeout: Annotated[float, Meta(gt=0, le=5)]  # seconds
+
+
+Ask = AskStatus | AskRead | AskWake | AskTransact
+
+
+class LineState(msgspec.Struct, frozen=True):
+    """One line, in a status."""
+
+    id: str
+    url: str
+    up: bool
+    told: str  # why it is down, or the last error
+    load: float  # share of its time in transactions over the last minute, 0 to 1
+    requests: int
+    scans: int
+    missed: int
+    errors: dict[str, int]
+    meters: int
+    silent: list[str]  # ids of the meters that do not answer
+
+
+class Status(msgspec.Struct, tag_field="answer", tag="status", frozen=True):
+    """The agent now."""
+
+    version: str
+    process: int
+    park: str
+    gateway: str
+    lines: list[LineState]
+    agent: AgentSnapshot
+
+
+class Read(msgspec.Struct, tag_field="answer", tag="read", frozen=True):
+    """A reading."""
+
+    reading: MeterReading
+
+
+class Woken(msgspec.Struct, tag_field="answer", tag="wake", frozen=True):
+    """What a meter did when it was asked."""
+
+    meter: str
+    answered: bool
+    told: str  # why not, or what it answered
+    took_ms: float
+
+
+class Transacted(msgspec.Struct, tag_field="answer", tag="transact", frozen=True):
+    """An answer's bytes, in hexadecimal; also those of a refusal."""
+
+    pdu: str
+
+
+class Failed(msgspec.Struct, tag_field="answer", tag="failed", frozen=True):
+    """Nothing came of it."""
+
+    cause: Literal["timeout", "corrupt", "disconnected", "refused"]  # refused: the request itself was wrong
+    told: str
+
+
+Answer = Status | Read | Woken | Transacted | Failed
+
+
+def socket_path(configuration: Configuration) -> Path:
+    """Where the agent of a configuration listens."""
+    return configuration.path(configuration.gateway.buffer.path).parent / SOCKET_NAME

@@ -1,0 +1,353 @@
+"""Line engine's owner: an agent's plan on the native engine, its finished scans handed on as they come.
+
+Invariants: the engine thread lives from run() to its end and is joined there; every descriptor opened here belongs to
+the engine from the moment it is handed over; scans of one meter are handed on in time order.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from parkfleet.agent.plan import LinePlan, MeterPlan
+from parkfleet.agent.poller import REOPEN_S, LineStatus, OnScan
+from parkfleet.agent.transport import LineDownError, _open_port
+from parkfleet.native.engine import Engine
+from parkfleet.native.spec import (
+    ORDERS,
+    RTU_TCP,
+    SERIAL,
+    TCP,
+    TYPES,
+    FieldSpec,
+    LineCounters,
+    LineSpec,
+    MeterSpec,
+    Record,
+    RequestSpec,
+)
+from parkfleet.protocols.modbus.rtu import silence
+from parkfleet.protocols.payload.series import Scan
+from parkfleet.protocols.profile import BIT_TABLES, Point
+from parkfleet.protocols.quality import EXCEPTION, Quality, quality_name
+
+log = logging.getLogger(__name__)
+
+NS: Final = 1_000_000_000
+KINDS: Final = {"serial": SERIAL, "tcp": TCP, "rtu+tcp": RTU_TCP}
+#: A learned time-out is at least so much above the meter's turnaround, in nanoseconds. Over a network a lost segment
+#: is sent again after 200 ms (Linux, TCP_RTO_MIN): that must not look like a dead meter.
+LEAST_TIMEOUT_NS: Final = {SERIAL: 20_000_000, TCP: 300_000_000, RTU_TCP: 300_000_000}
+#: What a gateway box answers for a meter that it cannot reach.
+UNREACHED: Final = frozenset({EXCEPTION | 10, EXCEPTION | 11})
+#: How long scans under way may take to end after stop(). Seconds.
+STOP_S: Final = 1.5
+
+
+def field_spec(point: Point, column: int, address: int) -> FieldSpec:
+    """A point's place in the answer of a request that begins at an address."""
+    factor = point.factor
+    return FieldSpec(
+        column=column,
+        type=TYPES.index(point.type),
+        order=ORDERS.index(point.order),
+        first=point.address - address,
+        registers=1 if point.table in BIT_TABLES else point.count,
+        bit=point.bit,
+        width=point.width,
+        invalid=tuple(point.invalid),
+        multiply=float(factor.multiply),
+        add=float(factor.add),
+        divide=float(10**factor.decimals),
+    )
+
+
+def meter_spec(plan: MeterPlan, tag: int) -> MeterSpec:
+    """What the engine must know of a meter."""
+    requests = tuple(
+        RequestSpec(
+            planned.request.function,
+            planned.request.address,
+            planned.request.count,
+            tuple(field_spec(plan.points[index], index, planned.request.address) for index in planned.points),
+        )
+        for planned in plan.requests
+    )
+    return MeterSpec(tag, plan.config.unit, round(plan.config.interval * NS), len(plan.points), requests)
+
+
+def line_spec(plan: LinePlan, first_tag: int, address: bytes = b"", fd: int = -1) -> LineSpec:
+    """What the engine must know of a line; its meters are tagged from first_tag on."""
+    line = plan.address
+    meters = tuple(meter_spec(meter, first_tag + index) for index, meter in enumerate(plan.meters))
+    serial = line.kind == "serial"
+    return LineSpec(
+        kind=KINDS[line.kind],
+        timeout_ns=round(plan.config.timeout * NS),
+        meters=meters,
+        byte_ns=round(line.bits_per_byte / line.baud * NS) if serial else 0,
+        silence_ns=round(silence(line.baud, line.bits_per_byte) * NS) if serial else 0,
+        fd=fd,
+        address=address,
+        least_timeout_ns=LEAST_TIMEOUT_NS[KINDS[line.kind]],
+    )
+
+
+@dataclass
+class _Meter:
+    """One meter, and what was last said of it."""
+
+    plan: MeterPlan
+    texts: tuple[slice, ...]  # of its string columns, in a record's texts
+    status: LineStatus
+    last_ts: int = 0
+    told: str = ""
+
+    def scan(self, record: Record) -> Scan:
+        """The record as the agent's buffer wants it."""
+        answered = min((ms for ms in record.answers if ms), default=None)
+        strings = tuple(
+            _text(record.texts[part]) if record.quality[column] == Quality.GOOD else None
+            for column, part in zip(_string_columns(self.plan), self.texts, strict=True)
+        )
+        return Scan(self.plan.entry, self._timestamp(record.slot_ms, answered), record.slots, record.quality, strings)
+
+    def _timestamp(self, slot_ms: int, answered_ms: int | None) -> int:
+        """ms UTC: the slot when the answer came close to it; never backwards in a series."""
+        config = self.plan.config
+        exact = slot_ms if answered_ms is None else answered_ms
+        ts = slot_ms if abs(exact - slot_ms) <= config.snap_seconds * 1000 else exact
+        if self.last_ts - 1000 * config.interval < ts <= self.last_ts:
+            ts = self.last_ts + 1
+        self.last_ts = ts
+        return ts
+
+    def note(self, quality: bytes) -> None:
+        """Keeps the status, and tells a new kind of failure once."""
+        config, bad = self.plan.config, set(quality) - {Quality.GOOD, Quality.INVALID}
+        if not bad:
+            self.status.meters_bad.discard(config.id)
+            if self.told:
+                log.info("meter %s (line %s, unit %d) answers again", config.id, config.line, config.unit)
+                self.told = ""
+            return
+        if not any(code == Quality.GOOD or (code & EXCEPTION and code not in UNREACHED) for code in quality):
+            self.status.meters_bad.add(config.id)
+        cause = min(bad, key=lambda code: (code == Quality.SKIPPED, code))
+        self.status.errors[quality_name(cause)] += 1
+        if cause != Quality.DISCONNECTED and quality_name(cause) != self.told:
+            self.told = quality_name(cause)
+            log.warning("meter %s (line %s, unit %d): %s", config.id, config.line, config.unit, self.told)
+
+
+@dataclass
+class _Line:
+    """One line in the engine, and its port's reopening."""
+
+    plan: LinePlan
+    index: int
+    status: LineStatus
+    handed: int = 0  # ports given to the engine, or told as not to be opened
+    reopen_at: float = 0.0  # monotonic
+    pause: float = REOPEN_S[0]
+
+
+class LineEngine:
+    """All lines of a plan on one native thread. A second run() is an error: make a new one."""
+
+    def __init__(self, lines: Sequence[LinePlan], on_scan: OnScan) -> None:
+        """lines: of the kinds in KINDS; others go another way."""
+        self._plans = tuple(lines)
+        self._on_scan = on_scan
+        self._engine = Engine(lines=max(1, len(self._plans)))
+        self._meters: list[_Meter] = []
+        self._lines: list[_Line] = []
+        self._stopping = False
+        self._changed = asyncio.Event()
+        self._changes = 0
+        self.statuses = {line.config.id: LineStatus(line.config.id) for line in self._plans}
+
+    async def run(self) -> None:
+        """Polls until stop(), or until cancelled; scans under way are finished and handed on."""
+        loop = asyncio.get_running_loop()
+        thread = threading.Thread(target=self._engine.run, name="line engine")
+        reopening = None
+        try:
+            await self._add_lines()
+            loop.add_reader(self._engine.results_fd, self._take)
+            thread.start()
+            reopening = asyncio.create_task(self._reopen_for_ever(), name="ports")
+            await self._joined(thread)
+        finally:
+            if reopening is not None:
+                reopening.cancel()
+                await asyncio.gather(reopening, return_exceptions=True)
+            loop.remove_reader(self._engine.results_fd)
+            self._end(thread)
+
+    def stop(self) -> None:
+        """Begins no scan any more; run() returns within two seconds."""
+        self._engine.stop(STOP_S)
+
+    def wake(self, meter: str) -> None:
+        """Asks a meter that was taken for dead at once. Raises KeyError for an unknown one."""
+        for line in self._lines:
+            for plan in line.plan.meters:
+                if plan.config.id == meter:
+                    self._engine.wake(line.index, plan.config.unit)
+                    return
+        raise KeyError(meter)
+
+    @property
+    def overruns(self) -> int:
+        """Scans lost because this side did not take them in time."""
+        return self._engine.overruns
+
+    async def _joined(self, thread: threading.Thread) -> None:
+        """Returns when the thread has ended: it raises results_fd as its last deed."""
+        while thread.is_alive():
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(1.0):
+                    await self._changed.wait()
+            except TimeoutError:
+                self._refresh()
+        self._take()
+
+    def _end(self, thread: threading.Thread) -> None:
+        """Ends the thread if it still runs (cancelled), and gives everything back."""
+        if thread.is_alive():
+            self._engine.stop(0)
+            thread.join()
+            self._take()
+        self._refresh()
+        self._engine.close()
+
+    async def _add_lines(self) -> None:
+        for plan in self._plans:
+            serial = plan.address.kind == "serial"
+            address = b"" if serial else await resolve(plan.address.host, plan.address.port)
+            index = self._engine.add_line(line_spec(plan, len(self._meters), address))
+            line = _Line(plan, index, self.statuses[plan.config.id])
+            self._lines.append(line)
+            self._meters += (_Meter(meter, _text_slices(meter), line.status) for meter in plan.meters)
+            if serial:
+                self._open(line)
+
+    async def _renew(self, line: _Line) -> None:
+        """A port is opened anew, a host name looked up again: it may have moved."""
+        if line.plan.address.kind == "serial":
+            self._open(line)
+            return
+        line.reopen_at = 0.0
+        address = await resolve(line.plan.address.host, line.plan.address.port)
+        self._engine.set_address(line.index, address)
+
+    def _open(self, line: _Line) -> None:
+        """Opens a serial port, or tells why not and when again."""
+        line.handed += 1
+        try:
+            fd = _open_port(line.plan.address)
+        except LineDownError as error:
+            line.reopen_at = time.monotonic() + line.pause
+            line.pause = min(2 * line.pause, REOPEN_S[1])
+            self._tell_down(line, str(error))
+            self._engine.line_opened(line.index, -1)
+            return
+        line.pause = REOPEN_S[0]
+        line.reopen_at = 0.0
+        self._engine.line_opened(line.index, fd)
+
+    async def _reopen_for_ever(self) -> None:
+        while True:
+            now = time.monotonic()
+            due = [line for line in self._lines if line.reopen_at and line.reopen_at <= now]
+            for line in due:
+                await self._renew(line)
+            waiting = [line.reopen_at for line in self._lines if line.reopen_at]
+            await asyncio.sleep(max(0.05, min(waiting, default=now + REOPEN_S[0]) - now))  # the pause itself
+
+    def _take(self) -> None:
+        """Hands finished scans on."""
+        for fields in self._engine.take():
+            record = Record(*fields)
+            meter = self._meters[record.tag]
+            meter.note(record.quality)
+            self._on_scan(meter.scan(record))
+        if self._engine.changes != self._changes:
+            self._changes = self._engine.changes
+            self._refresh()
+        self._changed.set()
+
+    def _refresh(self) -> None:
+        """The engine's counters into the lines' statuses; what became of the lines is told."""
+        for line in self._lines:
+            counters = self._engine.line_counters(line.index)
+            status = line.status
+            status.requests, status.scans, status.missed = counters.requests, counters.scans, counters.missed
+            status.busy_s = counters.busy_ns / NS
+            self._judge(line, counters)
+
+    def _judge(self, line: _Line, counters: LineCounters) -> None:
+        if counters.failed and line.plan.address.kind == "serial":
+            # While the engine has not seen the port we opened, it still tells of the one before.
+            if not line.reopen_at and counters.openings == line.handed:
+                line.reopen_at = time.monotonic() + line.pause
+                self._tell_down(line, f"{line.plan.address.device} is gone ({_reason(counters.error)}): unplugged?")
+        elif counters.failed:
+            address = line.plan.address
+            self._tell_down(line, f"{address.host}:{address.port}: {_reason(counters.error)}")
+            line.reopen_at = line.reopen_at or time.monotonic() + REOPEN_S[1]
+        elif counters.up and not line.status.up:
+            if line.status.told:
+                log.info("line %s is up again", line.status.id)
+            line.status.up, line.status.told = True, ""
+
+    def _tell_down(self, line: _Line, told: str) -> None:
+        if line.status.told != told:
+            log.warning("line %s is down: %s", line.status.id, told)
+        line.status.up, line.status.told = False, told
+
+
+async def resolve(host: str, port: int) -> bytes:
+    """The struct sockaddr of a TCP endpoint; empty for a name that nobody knows (now)."""
+    loop = asyncio.get_running_loop()
+    try:
+        family, _, _, _, address = (await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))[0]
+    except OSError:
+        return b""
+    packed = socket.inet_pton(family, str(address[0]))
+    if family == socket.AF_INET:
+        return struct.pack("=H", family) + struct.pack(">H4s8x", port, packed)
+    scope = address[3] if len(address) > 3 else 0
+    return struct.pack("=H", family) + struct.pack(">HI16s", port, 0, packed) + struct.pack("=I", int(scope))
+
+
+def _string_columns(plan: MeterPlan) -> list[int]:
+    return [column for column, point in enumerate(plan.points) if point.type == "string"]
+
+
+def _text_slices(plan: MeterPlan) -> tuple[slice, ...]:
+    """Where each string column's bytes lie: the engine lays them out in the order of the requests' fields."""
+    at, found = 0, {}
+    for planned in plan.requests:
+        for column in planned.points:
+            if plan.points[column].type == "string":
+                size = 2 * plan.points[column].count
+                found[column] = slice(at, at + size)
+                at += size
+    return tuple(found[column] for column in _string_columns(plan))
+
+
+def _text(data: bytes) -> str:
+    return data.split(b"\0")[0].decode("utf-8", "replace").strip()
+
+
+def _reason(error: int) -> str:
+    return os.strerror(error) if error else "ended by the other side"

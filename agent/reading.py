@@ -1,0 +1,109 @@
+"""Reading: every point of one meter as it is now, with the registers it was made of."""
+
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from parkfleet.agent.plan import MeterPlan
+from parkfleet.agent.transport import LineDownError
+from parkfleet.protocols.modbus.pdu import AnswerTimeoutError, ExceptionAnswerError, ModbusError, ReadRequest
+from parkfleet.protocols.payload.series import Value
+from parkfleet.protocols.profile import Point, Table
+from parkfleet.protocols.quality import EXCEPTION, Quality, quality_name
+from parkfleet.protocols.registers import column_of, decode
+
+#: Asks a meter for registers (or bits). Raises ModbusError, LineDownError.
+Ask = Callable[[ReadRequest], Awaitable[list[int]]]
+
+
+class PointReading(msgspec.Struct, frozen=True):
+    """One point: what it says, and out of what."""
+
+    point: str
+    value: Value
+    unit: str
+    quality: str
+    table: Table
+    address: int  # of the first register, 0-based
+    registers: tuple[int, ...] = ()  # or bits; empty when nothing was read
+
+
+class MeterReading(msgspec.Struct, frozen=True):
+    """One meter at one time."""
+
+    meter: str
+    line: str
+    unit: int
+    profile: str
+    ts: int  # ms UTC, at the end
+    took_ms: float  # from the first request to the last answer
+    points: tuple[PointReading, ...]
+    told: str = ""  # what went wrong, if something did
+
+    @property
+    def answered(self) -> bool:
+        """Whether the meter said anything, be it a refusal."""
+        return any(point.registers or point.quality.startswith("exception") for point in self.points)
+
+
+async def read_meter(plan: MeterPlan, ask: Ask) -> MeterReading:
+    """Reads all the points of a meter. What fails is in the points' qualities; nothing is raised."""
+    begun = time.monotonic()
+    found: dict[int, PointReading] = {}
+    told = ""
+    for planned in plan.requests:
+        try:
+            found |= await _read_together(plan.points, planned.points, planned.request, ask)
+        except (ModbusError, LineDownError) as error:
+            told, cause = str(error), _cause(error)
+            found |= {index: _nothing(plan.points[index], cause) for index in planned.points}
+            break  # the next request would only wait as long again
+    points = [found.get(index) or _nothing(point, Quality.SKIPPED) for index, point in enumerate(plan.points)]
+    config = plan.config
+    took = 1000 * (time.monotonic() - begun)
+    return MeterReading(
+        config.id,
+        config.line,
+        config.unit,
+        config.profile,
+        round(time.time() * 1000),
+        round(took, 1),
+        tuple(points),
+        told,
+    )
+
+
+async def _read_together(
+    points: tuple[Point, ...], chosen: tuple[int, ...], request: ReadRequest, ask: Ask
+) -> dict[int, PointReading]:
+    """One request's points; each by itself when the meter refuses them together."""
+    try:
+        words = await ask(request)
+    except ExceptionAnswerError as error:
+        if len(chosen) == 1:
+            return {chosen[0]: _nothing(points[chosen[0]], EXCEPTION | error.code)}
+        found: dict[int, PointReading] = {}
+        for index in chosen:
+            point = points[index]
+            alone = ReadRequest(request.unit, point.table, point.address, point.count)
+            found |= await _read_together(points, (index,), alone, ask)
+        return found
+    return {index: _said(points[index], words, request.address) for index in chosen}
+
+
+def _said(point: Point, words: list[int], address: int) -> PointReading:
+    own = words[point.address - address : point.end - address]
+    slot, quality, text = decode(point, own)
+    value = column_of(point).value(slot, text) if quality == Quality.GOOD else None
+    return PointReading(point.id, value, point.unit, quality_name(quality), point.table, point.address, tuple(own))
+
+
+def _nothing(point: Point, cause: int) -> PointReading:
+    return PointReading(point.id, None, point.unit, quality_name(cause), point.table, point.address)
+
+
+def _cause(error: ModbusError | LineDownError) -> int:
+    if isinstance(error, LineDownError):
+        return Quality.DISCONNECTED
+    return Quality.TIMEOUT if isinstance(error, AnswerTimeoutError) else Quality.CORRUPT

@@ -1,0 +1,80 @@
+"""Engine: one thread that reads the meters of many lines. See engine.pyx for how it is made."""
+
+from collections.abc import Iterable, Sequence
+
+from parkfleet.native.spec import LineCounters, LineSpec, MeterCounters, MeterSpec, Record
+
+class Engine:
+    """Lines are added before or while it runs. All methods but run() return at once; any thread may call them.
+
+    Serial ports come open, configured and non-blocking, and belong to the engine from then on. A port that fails is
+    closed and told by line_counters().failed; the owner opens it anew and hands it over by line_opened(). TCP
+    endpoints are connected by the engine itself, again and again from half a second to ten seconds apart.
+    """
+
+    def __init__(
+        self, lines: int = 1024, ring_bytes: int = 4_194_304, notify_ns: int = 2_000_000, seed: int = 0
+    ) -> None:
+        """lines: at most so many at a time. ring_bytes: a power of two; holds the scans that were not taken yet.
+
+        notify_ns: results_fd is raised at most this often. seed: of the jitter, for tests; 0: random.
+        """
+
+    @property
+    def results_fd(self) -> int:
+        """An eventfd: readable when take() has something, a line's state changed, or run() returned."""
+
+    @property
+    def overruns(self) -> int:
+        """Scans dropped because they were not taken in time."""
+
+    @property
+    def changes(self) -> int:
+        """Grows whenever a line goes up or down, or fails for another reason."""
+
+    def run(self) -> None:
+        """The engine's thread: returns after stop(). Holds no GIL. Raises RuntimeError when it runs already."""
+
+    def stop(self, within_s: float = 2.0) -> None:
+        """No scan is begun any more; run() returns when those under way have ended, at the latest after within_s."""
+
+    def close(self) -> None:
+        """Frees everything and closes all descriptors. Raises RuntimeError while run() runs."""
+
+    def add_line(self, spec: LineSpec) -> int:
+        """The line's index. Raises ValueError for a specification out of bounds."""
+
+    def remove_line(self, index: int) -> None:
+        """Hangs up; scans under way are dropped. Raises KeyError, as all that take an index."""
+
+    def line_opened(self, index: int, fd: int) -> None:
+        """A serial port was opened; -1: it could not be, its meters are told as disconnected."""
+
+    def set_address(self, index: int, address: bytes) -> None:
+        """Where the next connection goes, as LineSpec.address; empty: not known, the line is down."""
+
+    def wake(self, index: int, unit: int) -> None:
+        """Asks a silent unit at once."""
+
+    def set_clock(self, offset_ns: int | None) -> None:
+        """UTC minus monotonic clock; None: the system's, looked at every second (as from the start)."""
+
+    def take(self, limit: int = 0) -> list[Record]:
+        """The finished scans, oldest first, as plain tuples; limit 0: all. Only one thread may take."""
+
+    def line_counters(self, index: int) -> LineCounters:
+        """Counted since the line was added."""
+
+    def meter_counters(self, index: int) -> list[MeterCounters]:
+        """One a meter, in the order of the specification."""
+
+def decode_answer(
+    meter_spec: MeterSpec, request: int, data: bytes
+) -> tuple[Sequence[int], bytes, bytes, Sequence[float]]:
+    """(slots, quality, texts, values) of one request's values. Raises ValueError for a wrong byte count."""
+
+def search_answer(line_spec: LineSpec, chunks: Iterable[bytes]) -> tuple[str, bytes | int]:
+    """What an RTU line's first request finds in bytes as they come: for tests and fuzzing.
+
+    ("answer", values), ("refusal", exception code), ("wrong", frames passed over) or ("more", the same).
+    """

@@ -1,0 +1,305 @@
+"""Engine: one native thread that owns serial lines and TCP endpoints, and reads their meters at their slots.
+
+Python adds lines as specifications (native/spec.py) and takes finished scans as arrays; in between the engine works
+without the GIL, allocates nothing and raises nothing. Parts, from the bottom: model (structures), clock, registers,
+frames, heap, results, health (time-outs, probes), link (one descriptor), scan (one meter's slot), line (transactions),
+arrivals, turns, loop, commands.
+"""
+
+import os
+from threading import Lock
+
+from cpython.array cimport array, clone
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+from posix.unistd cimport close
+
+from parkfleet.native.build_line cimport build_line, free_line
+from parkfleet.native.clock cimport monotonic, wall
+from parkfleet.native.commands cimport (
+    ADD, ADDRESS, CLOCK, OPENED, REMOVE, STOP, WAKE, Command, Commands, abandon, end_all, obey, open_commands, close_commands,
+    post,
+)
+from parkfleet.native.frames cimport ANSWER, FOREIGN, REFUSAL, WRONG, Finding, pf_crc_prepare, rtu_search
+from parkfleet.native.health cimport PF_MS, PF_NEVER, PF_S, patience
+from parkfleet.native.link cimport EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, epoll_create1, epoll_ctl, epoll_event
+from parkfleet.native.loop cimport is_finished, pf_sharp_timers, signal, turn
+from parkfleet.native.model cimport RX_SIZE, Connection, Line, Meter, Request, State
+from parkfleet.native.registers cimport decode_request
+from parkfleet.native.results cimport RecordHead, next_record, release_record
+from parkfleet.native.scan cimport clear_scan
+
+from parkfleet.native.spec import LineCounters, MeterCounters
+
+pf_crc_prepare()
+
+cdef array INTEGERS = array("q")
+cdef array DOUBLES = array("d")
+
+
+cdef array copied(array kind, const void *data, Py_ssize_t count):
+    cdef array result = clone(kind, count, False)
+    memcpy(result.data.as_voidptr, data, 8 * count)
+    return result
+
+
+cdef tuple unpacked(const RecordHead *head):
+    """A record as Python has it: see native/spec.py, Record."""
+    cdef const uint8_t *at = <const uint8_t *>(head + 1)
+    cdef uint32_t columns = head.column_count
+    cdef const int64_t *times = <const int64_t *>at
+    cdef int i
+    answers = (times[0],) if head.request_count == 1 else tuple([times[i] for i in range(<int>head.request_count)])
+    at += 8 * head.request_count
+    cdef array slots = copied(INTEGERS, at, columns)
+    at += 8 * columns
+    values = None
+    if head.values:
+        values = copied(DOUBLES, at, columns)
+        at += 8 * columns
+    quality = PyBytes_FromStringAndSize(<const char *>at, columns)
+    texts = PyBytes_FromStringAndSize(<const char *>(at + columns), head.text_size)
+    return head.tag, head.slot_ms, answers, slots, quality, texts, values
+
+
+cdef class Engine:
+    """See engine.pyi."""
+
+    cdef State state
+    cdef Commands commands
+    cdef dict _lines        # index: address of its Line
+    cdef list _free
+    cdef object _running    # held by run()
+    cdef bint _closed
+
+    def __cinit__(self, int lines=1024, int ring_bytes=1 << 22, int64_t notify_ns=2_000_000, uint64_t seed=0):
+        cdef epoll_event event
+        memset(&self.state, 0, sizeof(State))
+        self.state.epoll = self.state.command_fd = self.state.result_fd = -1
+        if not 1 <= lines <= 65536 or ring_bytes < 4096 or ring_bytes & (ring_bytes - 1):
+            raise ValueError("lines must be 1 to 65536, ring_bytes a power of two from 4096")
+        self._lines, self._free, self._running = {}, list(range(lines - 1, -1, -1)), Lock()
+        self.state.line_limit = lines
+        self.state.lines = <Line **>calloc(lines, sizeof(void *))
+        self.state.timers = <Line **>calloc(lines, sizeof(void *))
+        self.state.ring.data = <uint8_t *>calloc(1, ring_bytes)
+        self.state.ring.size = ring_bytes
+        if self.state.lines == NULL or self.state.timers == NULL or self.state.ring.data == NULL:
+            raise MemoryError
+        self.state.random = seed * 2 + 1 if seed else int.from_bytes(os.urandom(8), "little") | 1
+        self.state.notify_every = notify_ns
+        self.state.follow_clock = 1
+        self.state.now = self.state.clock_check = monotonic()
+        self.state.wall_offset = wall() - self.state.now
+        self.state.epoll = epoll_create1(EPOLL_CLOEXEC)
+        self.state.command_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.state.result_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        event.events = EPOLLIN
+        event.data.ptr = NULL
+        if self.state.epoll < 0 or epoll_ctl(self.state.epoll, EPOLL_CTL_ADD, self.state.command_fd, &event) != 0:
+            raise OSError("no epoll")
+        open_commands(&self.commands)
+
+    def __dealloc__(self):
+        self._release()
+
+    cdef void _release(self):
+        """Frees everything; the thread is not in run()."""
+        cdef int fd
+        if self._closed:
+            return
+        self._closed = True
+        if self.state.lines != NULL and self.state.timers != NULL:
+            abandon(&self.commands, &self.state)
+        close_commands(&self.commands)
+        for fd in (self.state.epoll, self.state.command_fd, self.state.result_fd):
+            if fd >= 0:
+                close(fd)
+        free(self.state.lines)
+        free(self.state.timers)
+        free(self.state.ring.data)
+
+    def close(self):
+        if self._closed:
+            return
+        if not self._running.acquire(False):
+            raise RuntimeError("the engine runs: stop() it and join its thread first")
+        self._release()
+
+    @property
+    def results_fd(self):
+        return self.state.result_fd
+
+    @property
+    def overruns(self):
+        return self.state.ring.overruns
+
+    @property
+    def changes(self):
+        return self.state.changes
+
+    def run(self):
+        cdef bint commanded
+        self._open()
+        if not self._running.acquire(False):
+            raise RuntimeError("the engine runs already")
+        try:
+            with nogil:
+                pf_sharp_timers()
+                self.state.now = monotonic()
+                obey(&self.commands, &self.state)
+                while not is_finished(&self.state):
+                    if turn(&self.state):
+                        obey(&self.commands, &self.state)
+                end_all(&self.state)
+                signal(self.state.result_fd)
+        finally:
+            self._running.release()
+
+    def stop(self, double within_s=2.0):
+        self._post(STOP, 0, <int64_t>(within_s * 1e9), NULL)
+
+    def add_line(self, spec):
+        cdef Line *line
+        cdef int i
+        self._open()
+        if not self._free:
+            raise ValueError("no more lines")
+        line = build_line(spec)
+        for i in range(line.meter_count):
+            if line.meters[i].record_size > self.state.ring.size // 4:
+                free_line(line)
+                raise ValueError("a meter's record does not fit into the ring")
+        index = self._free.pop()
+        line.index = index
+        self._lines[index] = <size_t>line
+        self._post(ADD, index, spec.fd, line)
+        return index
+
+    def remove_line(self, int index):
+        self._line(index)
+        del self._lines[index]
+        self._post(REMOVE, index, 0, NULL)
+        self._free.insert(0, index)
+
+    def line_opened(self, int index, int fd):
+        self._line(index)
+        self._post(OPENED, index, fd, NULL)
+
+    def set_address(self, int index, bytes address):
+        self._line(index)
+        if len(address) > 32:
+            raise ValueError("no address is longer than 32 bytes")
+        self._post(ADDRESS, index, len(address), NULL, address)
+
+    def wake(self, int index, int unit):
+        self._line(index)
+        self._post(WAKE, index, unit, NULL)
+
+    def set_clock(self, offset_ns):
+        self._post(CLOCK, 0 if offset_ns is None else 1, offset_ns or 0, NULL)
+
+    def take(self, int limit=0):
+        cdef list records = []
+        cdef RecordHead *head
+        self._open()
+        try:
+            os.eventfd_read(self.state.result_fd)
+        except BlockingIOError:
+            pass
+        while limit <= 0 or len(records) < limit:
+            head = next_record(&self.state.ring)
+            if head == NULL:
+                break
+            records.append(unpacked(head))
+            release_record(&self.state.ring, head)
+        return records
+
+    def line_counters(self, int index):
+        cdef Line *line = self._line(index)
+        cdef uint64_t *counted = <uint64_t *>&line.counters
+        cdef int i
+        numbers = [counted[i] for i in range(<int>(sizeof(line.counters) // 8))]
+        return LineCounters(bool(line.up), bool(line.failed), line.error, *numbers)
+
+    def meter_counters(self, int index):
+        cdef Line *line = self._line(index)
+        cdef Meter *meter
+        cdef int i
+        result = []
+        for i in range(line.meter_count):
+            meter = &line.meters[i]
+            result.append(MeterCounters(
+                meter.tag, meter.unit.id, meter.scans, meter.missed, meter.unit.misses, meter.unit.cause,
+                meter.unit.turnaround, meter.unit.deviation, patience(line, meter.unit),
+            ))
+        return result
+
+    cdef Line *_line(self, int index) except NULL:
+        self._open()
+        if index not in self._lines:
+            raise KeyError(f"no line {index}")
+        return <Line *><size_t>self._lines[index]
+
+    cdef void _open(self) except *:
+        if self._closed:
+            raise RuntimeError("the engine is closed")
+
+    cdef void _post(self, int what, int index, int64_t number, Line *line, const uint8_t *address=NULL) except *:
+        self._open()
+        if not post(&self.commands, what, index, number, line, address):
+            raise MemoryError
+        signal(self.state.command_fd)
+
+
+def decode_answer(meter_spec, int request, const uint8_t[::1] data):
+    """(slots, quality, texts, values) of one request's values: what the engine does, for tests."""
+    from parkfleet.native.spec import TCP as TCP_KIND, LineSpec
+
+    cdef Line *line = build_line(LineSpec(TCP_KIND, 1_000_000_000, (meter_spec,), address=b"\0" * 16))
+    cdef Meter *meter = &line.meters[0]
+    try:
+        if not 0 <= request < meter.request_count or data.shape[0] != meter.requests[request].data_bytes:
+            raise ValueError("not the request's byte count")
+        clear_scan(meter, 6)
+        decode_request(meter, &meter.requests[request], &data[0])
+        return (
+            copied(INTEGERS, meter.slots, meter.column_count),
+            PyBytes_FromStringAndSize(<const char *>meter.quality, meter.column_count),
+            PyBytes_FromStringAndSize(<const char *>meter.texts, meter.text_size),
+            copied(DOUBLES, meter.values, meter.column_count),
+        )
+    finally:
+        free_line(line)
+
+
+def search_answer(line_spec, chunks):
+    """What the engine sees in the bytes that follow a serial line's only request: ("answer", values) and so on."""
+    cdef Line *line = build_line(line_spec)
+    cdef Connection *link = &line.connections[0]
+    cdef Request *request = &line.meters[0].requests[0]
+    cdef Finding found
+    cdef const uint8_t *data
+    cdef int size, foreign = 0
+    try:
+        for chunk in chunks:
+            size = min(len(chunk), RX_SIZE - link.size)
+            memcpy(link.rx + link.size, <const uint8_t *><bytes>chunk, size)
+            link.size += size
+            if link.size < link.need:
+                continue
+            rtu_search(link, request, &found)
+            while found.kind == FOREIGN:
+                foreign += 1
+                rtu_search(link, request, &found)
+            if found.kind == ANSWER:
+                return "answer", PyBytes_FromStringAndSize(<const char *>link.rx + found.data, request.data_bytes)
+            if found.kind == REFUSAL:
+                return "refusal", found.code
+            if found.kind == WRONG:
+                return "wrong", foreign
+        return "more", foreign
+    finally:
+        free_line(line)

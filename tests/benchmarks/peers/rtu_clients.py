@@ -1,0 +1,155 @@
+"""RTU clients: ParkFleet's engine and its peers reading the same meters of one line, each in a process of its own.
+
+python -m tests.benchmarks.peers.rtu_clients CLIENT DEVICE BAUD UNITS BLOCKS CYCLES
+prints good requests, failed requests, CPU seconds, wall seconds; each block is 20 registers at 100 times its number.
+"""
+
+import asyncio
+import os
+import select
+import sys
+import termios
+import threading
+import time
+import tty
+from collections.abc import Callable
+
+from parkfleet.native.engine import Engine
+from parkfleet.native.spec import SERIAL, FieldSpec, LineSpec, MeterSpec, RequestSpec
+from tests.benchmarks.peers.tcp_clients import cpu
+
+REGISTERS = 20
+Result = tuple[int, int, float, float]
+
+
+def expected(block: int) -> list[int]:
+    """What the simulated slaves have there."""
+    return list(range(100 * block, 100 * block + REGISTERS))
+
+
+def open_port(device: str, baud: int) -> int:
+    """A raw port."""
+    fd = os.open(device, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+    tty.setraw(fd)
+    settings = termios.tcgetattr(fd)
+    settings[4] = settings[5] = getattr(termios, f"B{baud}")
+    termios.tcsetattr(fd, termios.TCSANOW, settings)
+    return fd
+
+
+def serial_spec(fd: int, baud: int, units: int, blocks: int, interval_ns: int = 0) -> LineSpec:
+    """The line as the engine sees it."""
+    requests = tuple(
+        RequestSpec(
+            3, 100 * block, REGISTERS, tuple(FieldSpec(REGISTERS * block + i, 1, 0, i, 1) for i in range(REGISTERS))
+        )
+        for block in range(blocks)
+    )
+    meters = tuple(MeterSpec(unit, unit, interval_ns, REGISTERS * blocks, requests) for unit in range(1, units + 1))
+    byte_ns = 10_000_000_000 // baud
+    return LineSpec(SERIAL, 1_000_000_000, meters, byte_ns, 35 * byte_ns // 10 if baud <= 19200 else 1_750_000, fd)
+
+
+def ours(device: str, baud: int, units: int, blocks: int, cycles: int) -> Result:
+    """The engine, continuous reading, until every meter was read so often."""
+    engine = Engine()
+    right = [value for block in range(blocks) for value in expected(block)]
+    engine.add_line(serial_spec(open_port(device, baud), baud, units, blocks))
+    thread = threading.Thread(target=engine.run, daemon=True)
+    begun_cpu, begun = cpu(), time.monotonic()
+    thread.start()
+    good = failed = 0
+    while good + failed < units * blocks * cycles:
+        select.select([engine.results_fd], [], [])
+        for _, _, answers, slots, _, _, _ in engine.take():
+            good += sum(map(bool, answers))
+            failed += blocks - sum(map(bool, answers))
+            if all(answers) and list(slots) != right:
+                sys.exit("not the values that were answered")
+    result = good, failed, cpu() - begun_cpu, time.monotonic() - begun
+    engine.stop(0)
+    thread.join()
+    engine.close()
+    return result
+
+
+def pymodbus_sync(device: str, baud: int, units: int, blocks: int, cycles: int) -> Result:
+    """pymodbus's serial client, its defaults."""
+    from pymodbus.client import ModbusSerialClient
+    from pymodbus.exceptions import ModbusException
+
+    client = ModbusSerialClient(device, baudrate=baud)
+    client.connect()
+    good = failed = 0
+    begun_cpu, begun = cpu(), time.monotonic()
+    for _ in range(cycles):
+        for unit in range(1, units + 1):
+            for block in range(blocks):
+                try:
+                    answer = client.read_holding_registers(100 * block, count=REGISTERS, device_id=unit)
+                except ModbusException:
+                    failed += 1
+                    continue
+                good += answer.registers == expected(block)
+    return good, failed, cpu() - begun_cpu, time.monotonic() - begun
+
+
+def pymodbus_async(device: str, baud: int, units: int, blocks: int, cycles: int) -> Result:
+    """pymodbus's asyncio serial client, its defaults."""
+    from pymodbus.client import AsyncModbusSerialClient
+    from pymodbus.exceptions import ModbusException
+
+    async def run() -> Result:
+        client = AsyncModbusSerialClient(device, baudrate=baud)
+        await client.connect()
+        good = failed = 0
+        begun_cpu, begun = cpu(), time.monotonic()
+        for _ in range(cycles):
+            for unit in range(1, units + 1):
+                for block in range(blocks):
+                    try:
+                        answer = await client.read_holding_registers(100 * block, count=REGISTERS, device_id=unit)
+                    except ModbusException:
+                        failed += 1
+                        continue
+                    good += answer.registers == expected(block)
+        result = good, failed, cpu() - begun_cpu, time.monotonic() - begun
+        client.close()
+        return result
+
+    return asyncio.run(run())
+
+
+def minimal_modbus(device: str, baud: int, units: int, blocks: int, cycles: int) -> Result:
+    """minimalmodbus, an instrument a meter on one port."""
+    import minimalmodbus  # type: ignore[import-not-found]
+
+    instruments = []
+    for unit in range(1, units + 1):
+        instrument = minimalmodbus.Instrument(device, unit)
+        instrument.serial.baudrate = baud
+        instrument.serial.timeout = 1.0
+        instruments.append(instrument)
+    good = failed = 0
+    begun_cpu, begun = cpu(), time.monotonic()
+    for _ in range(cycles):
+        for instrument in instruments:
+            for block in range(blocks):
+                try:
+                    good += instrument.read_registers(100 * block, REGISTERS) == expected(block)
+                except OSError:
+                    failed += 1
+    return good, failed, cpu() - begun_cpu, time.monotonic() - begun
+
+
+CLIENTS: dict[str, Callable[[str, int, int, int, int], Result]] = {
+    "ours": ours,
+    "pymodbus_sync": pymodbus_sync,
+    "pymodbus_async": pymodbus_async,
+    "minimalmodbus": minimal_modbus,
+}
+
+if __name__ == "__main__":
+    name, device, *numbers = sys.argv[1:]
+    baud, units, blocks, cycles = map(int, numbers)
+    print(*CLIENTS[name](device, baud, units, blocks, cycles))

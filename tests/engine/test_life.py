@@ -1,0 +1,163 @@
+"""Engine's life: slots, clocks, stopping, lines that come and go, and nothing left behind."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from parkfleet.native.engine import Engine
+from tests.engine.rig import (
+    MS,
+    PtySlave,
+    Rig,
+    TcpSlave,
+    expected,
+    good_pdu,
+    mbap,
+    meter,
+    rig_on_pty,
+    serial_line,
+    tcp_line,
+    well,
+)
+
+
+def test_slots_are_multiples_of_the_interval_and_offset() -> None:
+    """By the wall clock."""
+    with PtySlave() as slave, Rig() as rig:
+        shifted = meter(2, 2, 200 * MS)._replace(offset_ns=50 * MS)
+        rig.engine.add_line(serial_line(slave.open(), meter(1, 1, 100 * MS), shifted))
+        records = rig.until(lambda all: len(all) >= 12)
+    for record in records:
+        assert record.slot_ms % (100 if record.tag == 1 else 200) == (0 if record.tag == 1 else 50)
+        assert abs(record.slot_ms - time.time() * 1000) < 60_000
+
+
+def test_clock_set_forward_and_back_keeps_reading() -> None:
+    """No slot counts as missed, none is waited for that lies an hour ahead."""
+    now = time.time_ns() - time.monotonic_ns()
+    with rig_on_pty(well, meter(1, 1, 100 * MS)) as (rig, _, index):
+        for hours in (0, 1, -5, 0):
+            rig.engine.set_clock(now + hours * 3600 * 1000 * MS)
+            wanted = time.time() * 1000 + hours * 3_600_000
+            rig.until(lambda all, wanted=wanted: all and abs(all[-1].slot_ms - wanted) < 60_000)  # type: ignore[misc]
+        assert rig.engine.line_counters(index).missed < 20
+
+
+def test_overload_sheds_by_turns_and_counts() -> None:
+    """Four meters ask for twice what the line carries: each is read about as often, each knows what it missed."""
+
+    def slow(unit: int, pdu: bytes) -> list[tuple[float, bytes]]:
+        return [(0.05, well(unit, pdu)[0][1])]
+
+    with rig_on_pty(slow, *(meter(unit, unit, 100 * MS) for unit in range(1, 5))) as (rig, _, index):
+        rig.scans(40)
+        counted = rig.engine.meter_counters(index)
+    scans = [counter.scans for counter in counted]
+    assert max(scans) - min(scans) <= 1
+    assert all(counter.missed > 0 for counter in counted)
+
+
+def test_short_interval_goes_before_a_long_scan() -> None:
+    """Earliest deadline first: a slow meter's many blocks do not cost the fast one its slots."""
+    slow = meter(1, 1, 2000 * MS, tuple((10 * block, 1) for block in range(30)))
+    with rig_on_pty(lambda u, pdu: [(0.004, well(u, pdu)[0][1])], slow, meter(2, 2, 250 * MS)) as (rig, _, index):
+        rig.until(lambda all: sum(record.tag == 1 for record in all) >= 2)
+        assert rig.engine.meter_counters(index)[1].missed <= 1
+
+
+def test_stop_lets_the_scan_under_way_end() -> None:
+    """Its three answers go out; no other scan is begun."""
+    asked = threading.Event()
+
+    def slow(unit: int, pdu: bytes) -> list[tuple[float, bytes]]:
+        asked.set()
+        return [(0.05, well(unit, pdu)[0][1])]
+
+    with rig_on_pty(slow, meter(1, 1, blocks=((0, 1), (10, 1), (20, 1)))) as (rig, _, _index):
+        assert asked.wait(10)
+        rig.stop()
+        assert [(record.quality, list(record.slots)) for record in rig.records] == [
+            (bytes(3), expected(1, (0, 1), (10, 1), (20, 1)))
+        ]
+
+
+def test_stop_does_not_wait_for_the_dead() -> None:
+    """A time-out of a minute is cut short; what was answered of the scan goes out."""
+
+    def half(unit: int, pdu: bytes) -> list[tuple[float, bytes]]:
+        return well(unit, pdu) if pdu[2] == 0 else []
+
+    with rig_on_pty(half, meter(1, 1, blocks=((0, 1), (10, 1))), timeout_ns=60_000 * MS) as (rig, slave, _):
+        rig.until(lambda _: len(slave.requests) == 2)
+        rig.stop(0.1)
+        assert rig.records[0].quality == bytes([0, 6])
+
+
+def test_fifty_lives_leave_nothing_behind() -> None:
+    """Threads and descriptors are where they were."""
+
+    def count() -> tuple[int, int]:
+        return threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
+
+    with PtySlave() as pty, TcpSlave() as server:
+        before = count()
+        for _ in range(50):
+            with Rig() as rig:
+                rig.engine.add_line(serial_line(pty.open(), meter(1, 1)))
+                rig.engine.add_line(tcp_line(server.port, meter(2, 2), connections=3))
+                rig.until(lambda all: {record.tag for record in all} == {1, 2})
+        for thread in server.threads():
+            thread.join()
+        assert count() == before
+
+
+def test_engine_that_never_ran_closes_its_ports() -> None:
+    """Descriptors handed over belong to it from then on."""
+    with PtySlave() as slave:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        engine = Engine()
+        index = engine.add_line(serial_line(slave.open(), meter(1, 1)))
+        engine.line_opened(index, slave.open())
+        engine.close()
+        engine.close()
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+        with pytest.raises(RuntimeError):
+            engine.take()
+
+
+def test_line_added_and_removed_while_it_runs() -> None:
+    """Its index may serve another line."""
+    with TcpSlave() as server, Rig(lines=2) as rig:
+        rig.engine.add_line(tcp_line(server.port, meter(1, 1, 100 * MS)))
+        for tag in range(2, 12):
+            index = rig.engine.add_line(tcp_line(server.port, meter(tag, 1)))
+            rig.until(lambda all, tag=tag: any(record.tag == tag for record in all))  # type: ignore[misc]
+            rig.engine.remove_line(index)
+            with pytest.raises(KeyError):
+                rig.engine.line_counters(index)
+        assert all(record.quality == bytes(2) for record in rig.records)
+
+
+def test_ring_that_is_full_counts_what_it_drops() -> None:
+    """Nothing waits for a taker that does not come; what it gets later is whole."""
+    with TcpSlave() as server, Rig(ring_bytes=4096) as rig:
+        index = rig.engine.add_line(tcp_line(server.port, meter(1, 1, blocks=((0, 100),))))
+        deadline = time.monotonic() + 20
+        while rig.engine.overruns < 50:
+            assert time.monotonic() < deadline
+            rig.engine.line_counters(index)
+        for record in rig.until(lambda all: len(all) >= 10):
+            assert list(record.slots) == expected(1, (0, 100))
+
+
+def test_engine_runs_only_once_at_a_time() -> None:
+    """And is not closed while it runs."""
+    with Rig() as rig, TcpSlave(lambda c, t, u, p: c.sendall(mbap(t, u, good_pdu(u, p)))) as server:
+        rig.engine.add_line(tcp_line(server.port, meter(1, 1)))
+        rig.scans(1)
+        with pytest.raises(RuntimeError):
+            rig.engine.run()
+        with pytest.raises(RuntimeError):
+            rig.engine.close()
