@@ -5,19 +5,20 @@ the engine from the moment it is handed over; scans of one meter are handed on i
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
 import struct
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from parkfleet.agent.plan import LinePlan, MeterPlan
 from parkfleet.agent.poller import REOPEN_S, LineStatus, OnScan
-from parkfleet.agent.transport import LineDownError, _open_port
+from parkfleet.agent.transport import LineDownError, open_port
 from parkfleet.native.engine import Engine
 from parkfleet.native.spec import (
     ORDERS,
@@ -48,6 +49,8 @@ LEAST_TIMEOUT_NS: Final = {SERIAL: 20_000_000, TCP: 300_000_000, RTU_TCP: 300_00
 UNREACHED: Final = frozenset({EXCEPTION | 10, EXCEPTION | 11})
 #: How long scans under way may take to end after stop(). Seconds.
 STOP_S: Final = 1.5
+#: How long a guest waits for the scans under way to end. Seconds.
+LEND_S: Final = 10.0
 
 
 def field_spec(point: Point, column: int, address: int) -> FieldSpec:
@@ -156,6 +159,15 @@ class _Line:
     handed: int = 0  # ports given to the engine, or told as not to be opened
     reopen_at: float = 0.0  # monotonic
     pause: float = REOPEN_S[0]
+    guest_fd: int = -1  # our own descriptor of the port, for guests
+    lent: asyncio.Event = field(default_factory=asyncio.Event)
+    loans: int = 0  # before the one that is waited for
+
+    def keep(self, fd: int) -> None:
+        """Keeps a descriptor of its own beside the engine's; -1: lets go of it."""
+        if self.guest_fd >= 0:
+            os.close(self.guest_fd)
+        self.guest_fd = os.dup(fd) if fd >= 0 else -1
 
 
 class LineEngine:
@@ -168,7 +180,8 @@ class LineEngine:
         self._engine = Engine(lines=max(1, len(self._plans)))
         self._meters: list[_Meter] = []
         self._lines: list[_Line] = []
-        self._stopping = False
+        self._added = asyncio.Event()
+        self._ended = False
         self._changed = asyncio.Event()
         self._changes = 0
         self.statuses = {line.config.id: LineStatus(line.config.id) for line in self._plans}
@@ -180,6 +193,7 @@ class LineEngine:
         reopening = None
         try:
             await self._add_lines()
+            self._added.set()
             loop.add_reader(self._engine.results_fd, self._take)
             thread.start()
             reopening = asyncio.create_task(self._reopen_for_ever(), name="ports")
@@ -204,6 +218,36 @@ class LineEngine:
                     return
         raise KeyError(meter)
 
+    @contextlib.asynccontextmanager
+    async def lent(self, line_id: str, patience_s: float = LEND_S) -> AsyncIterator[int]:
+        """A serial line's port for a guest, between two scans: a descriptor of it, the guest's to close.
+
+        One guest at a time is the caller's to keep. Raises LineDownError.
+        """
+        await self._added.wait()
+        if self._ended:
+            raise LineDownError("the agent is stopping")
+        line = next(line for line in self._lines if line.plan.config.id == line_id)
+        line.lent.clear()
+        line.loans = self._engine.loans(line.index)
+        self._engine.lend(line.index)
+        try:
+            try:
+                async with asyncio.timeout(patience_s):
+                    await line.lent.wait()
+            except TimeoutError:
+                told = line.status.told or "its scans take too long"
+                raise LineDownError(f"line {line_id} could not be had: {told}") from None
+            yield os.dup(line.guest_fd)
+        finally:
+            if not self._ended:
+                self._engine.take_back(line.index)
+
+    def refresh(self) -> None:
+        """Brings `statuses` up to date."""
+        if not self._ended:
+            self._refresh()
+
     @property
     def overruns(self) -> int:
         """Scans lost because this side did not take them in time."""
@@ -227,7 +271,10 @@ class LineEngine:
             thread.join()
             self._take()
         self._refresh()
+        self._ended = True
         self._engine.close()
+        for line in self._lines:
+            line.keep(-1)
 
     async def _add_lines(self) -> None:
         for plan in self._plans:
@@ -253,15 +300,17 @@ class LineEngine:
         """Opens a serial port, or tells why not and when again."""
         line.handed += 1
         try:
-            fd = _open_port(line.plan.address)
+            fd = open_port(line.plan.address)
         except LineDownError as error:
             line.reopen_at = time.monotonic() + line.pause
             line.pause = min(2 * line.pause, REOPEN_S[1])
             self._tell_down(line, str(error))
+            line.keep(-1)
             self._engine.line_opened(line.index, -1)
             return
         line.pause = REOPEN_S[0]
         line.reopen_at = 0.0
+        line.keep(fd)
         self._engine.line_opened(line.index, fd)
 
     async def _reopen_for_ever(self) -> None:
@@ -293,6 +342,8 @@ class LineEngine:
             status.requests, status.scans, status.missed = counters.requests, counters.scans, counters.missed
             status.busy_s = counters.busy_ns / NS
             self._judge(line, counters)
+            if self._engine.loans(line.index) > line.loans and line.guest_fd >= 0:
+                line.lent.set()
 
     def _judge(self, line: _Line, counters: LineCounters) -> None:
         if counters.failed and line.plan.address.kind == "serial":

@@ -100,7 +100,7 @@ async def run_scan(options: ScanOptions) -> int:
     if options.as_json:
         console.file.write(msgspec.json.encode({"findings": survey.findings, "complete": not told}).decode() + "\n")
     elif survey.findings:
-        console.print(findings_list(survey.findings))
+        console.print(findings_list(survey.findings), soft_wrap=True)
     if options.write is not None and survey.findings:
         for path in Part(survey.findings, profiles, target.line).write(options.write):
             messages.print(f"written: {path}", soft_wrap=True, highlight=False)
@@ -132,6 +132,10 @@ def _tell_oddities(survey: Survey, messages: Console) -> None:
         if not any(finding.unit.address == address for finding in survey.findings):
             text = f"At {settings_of(address)} something came that is no answer ({told}): a wrong setting, noise, or"
             messages.print(escape(f"{text} two meters with one unit id."), style="yellow", soft_wrap=True)
+    unknown = [str(finding.unit.unit) for finding in survey.findings if not finding.profile]
+    if unknown and not survey.shown:
+        told = f"Unknown: {', '.join(unknown)}. Type what a display shows: --units {unknown[0]} --display 1234.5kWh"
+        messages.print(told, soft_wrap=True, highlight=False)
     if not survey.findings:
         messages.print("Nobody answered. Are A and B swapped, is the bus terminated, has the meter power?")
 

@@ -1,5 +1,6 @@
 """Scan option: what the installer typed after `scan`, turned into what is tried."""
 
+import math
 import re
 import termios
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ def settings_for(address: LineAddress, url: str, bauds: str, parities: str) -> t
 
 def span_text(seconds: float) -> str:
     """A length of time for people: 45 s, 3 min 20 s, 1 h 5 min."""
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, rest = divmod(math.ceil(seconds - 1e-6), 60)
     hours, minutes_left = divmod(minutes, 60)
     if hours:
         return f"{hours} h {minutes_left} min"
@@ -66,7 +67,8 @@ def announcement(plan: ScanPlan, agent: bool) -> str:
     count = len(plan.settings)
     settings = f"{count} settings x " if count > 1 else ""
     longest = span_text(plan.worst_case * (2 if agent else 1))
-    told = f"{settings}{len(plan.units)} unit ids: at most {longest}, and some 5 s for each meter found."
+    units = f"{len(plan.units)} unit id{'s' if len(plan.units) > 1 else ''}"
+    told = f"{settings}{units}: at most {longest}, and some 5 s for each meter found."
     if agent:
         told += " The agent goes on polling; it lets the scan have up to half of the line's time."
     return f"{told} Ctrl-C shows what was found so far."

@@ -14,7 +14,7 @@ from parkfleet.agent.control import ControlSocket
 from parkfleet.agent.control_messages import LineState, Status, socket_path
 from parkfleet.agent.forwarder import Forwarder
 from parkfleet.agent.plan import make_plan
-from parkfleet.agent.poller import LinePoller
+from parkfleet.agent.polling import Polling
 from parkfleet.agent.snapshot import Snapshots
 from parkfleet.agent.status import AgentFacts, boot_id
 from parkfleet.agent.store import NewBatch
@@ -42,9 +42,8 @@ class AgentService:
         self._buffer = Buffer(configuration.path(gateway.buffer.path), gateway.buffer)
         topics = GatewayTopics(gateway.park, gateway.gateway)
         self._forwarder = Forwarder(self._buffer, gateway.broker, topics, configuration.folder, __version__)
-        self._pollers = [LinePoller(line, self._batcher.add) for line in self._plan.lines]
-        statuses = [poller.status for poller in self._pollers]
-        self._snapshots = Snapshots(statuses, self._forwarder.status, len(gateway.meters))
+        self._polling = Polling(self._plan.lines, self._batcher.add)
+        self._snapshots = Snapshots(lambda: self._polling.statuses, self._forwarder.status, len(gateway.meters))
         self._configuration = configuration
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -52,35 +51,32 @@ class AgentService:
 
         Raises AgentRunningError when another agent runs with this configuration.
         """
-        owners = {poller.status.id: poller for poller in self._pollers}
-        async with ControlSocket(socket_path(self._configuration), self._plan, owners, self._status):
-            await self._live(stop)
+        owners = self._polling.lines
+        async with ControlSocket(socket_path(self._configuration), self._plan, owners, self._status) as control:
+            await self._live(stop, control)
 
-    async def _live(self, stop: asyncio.Event) -> None:
+    async def _live(self, stop: asyncio.Event, control: ControlSocket) -> None:
         await self._buffer.open()
         try:
             async with asyncio.TaskGroup() as group:
-                lines = [group.create_task(poller.run(), name=f"line {poller.status.id}") for poller in self._pollers]
+                poll = group.create_task(self._polling.run(), name="polling")
                 forward = group.create_task(self._forwarder.run(), name="forwarder")
                 flush = group.create_task(self._flush_for_ever(), name="flush")
                 report = group.create_task(self._report_for_ever(), name="report")
                 await stop.wait()
                 report.cancel()
-                await self._finish(lines, flush, forward)
+                await control.close()  # before the lines: nobody asks on a line that is being closed
+                await self._finish(poll, flush, forward)
         finally:
             await self._buffer.close()
 
-    async def _finish(
-        self, lines: list[asyncio.Task[None]], flush: asyncio.Task[None], forward: asyncio.Task[None]
-    ) -> None:
+    async def _finish(self, poll: asyncio.Task[None], flush: asyncio.Task[None], forward: asyncio.Task[None]) -> None:
         """Upstream to downstream: no new scans, the last batch into the buffer, what can be sent is sent."""
-        for poller in self._pollers:
-            poller.stop()
-        if lines:
-            await asyncio.wait(lines, timeout=FINISH_SCANS_S)
-        for task in (*lines, flush):
+        self._polling.stop()
+        await asyncio.wait([poll], timeout=FINISH_SCANS_S)
+        for task in (poll, flush):
             task.cancel()
-        await asyncio.wait([*lines, flush])
+        await asyncio.wait([poll, flush])
         await self._flush()
         self._forwarder.drain()
         await asyncio.wait([forward], timeout=DRAIN_S)
@@ -124,17 +120,17 @@ class AgentService:
             LineState(
                 id=plan.config.id,
                 url=plan.config.url,
-                up=poller.status.up,
-                told=poller.status.told,
+                up=line.up,
+                told=line.told,
                 load=report.load,
-                requests=poller.status.requests,
-                scans=poller.status.scans,
-                missed=poller.status.missed,
-                errors=dict(poller.status.errors),
+                requests=line.requests,
+                scans=line.scans,
+                missed=line.missed,
+                errors=dict(line.errors),
                 meters=len(plan.meters),
-                silent=sorted(poller.status.meters_bad),
+                silent=sorted(line.meters_bad),
             )
-            for plan, poller, report in zip(self._plan.lines, self._pollers, snapshot.lines, strict=True)
+            for plan, line, report in zip(self._plan.lines, self._polling.statuses, snapshot.lines, strict=True)
         ]
         return Status(__version__, os.getpid(), gateway.park, gateway.gateway, lines, snapshot)
 

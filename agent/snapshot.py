@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from parkfleet.agent.forwarder import ForwarderStatus
@@ -39,18 +39,19 @@ class LoadMeter:
 class Snapshots:
     """Takes snapshots of one agent."""
 
-    def __init__(self, lines: Sequence[LineStatus], forwarder: ForwarderStatus, meters: int) -> None:
+    def __init__(self, lines: Callable[[], Sequence[LineStatus]], forwarder: ForwarderStatus, meters: int) -> None:
         self._lines = lines
         self._forwarder = forwarder
         self._meters = meters
         self._began = time.monotonic()
-        self._loads = {line.id: LoadMeter(self._began) for line in lines}
+        self._loads: dict[str, LoadMeter] = {}
 
     def take(self, buffer: StoreStats) -> AgentSnapshot:
         """The agent now."""
         now = time.monotonic()
         delivered = self._forwarder
-        bad = sum(len(line.meters_bad) for line in self._lines)
+        lines = self._lines()
+        bad = sum(len(line.meters_bad) for line in lines)
         return AgentSnapshot(
             uptime_s=now - self._began,
             buffer=BufferDepth(
@@ -63,7 +64,7 @@ class Snapshots:
             ),
             delivered=DeliveredCount(delivered.batches, delivered.readings, delivered.bytes),
             broker=BrokerLink(delivered.connected, delivered.told),
-            lines=[self._report(line, now) for line in self._lines],
+            lines=[self._report(line, now) for line in lines],
             meters_ok=self._meters - bad,
             meters_bad=bad,
             rss_bytes=resident_bytes(),
@@ -72,7 +73,7 @@ class Snapshots:
     def _report(self, line: LineStatus, now: float) -> LineReport:
         return LineReport(
             id=line.id,
-            load=self._loads[line.id].load(now, line.busy_s),
+            load=self._loads.setdefault(line.id, LoadMeter(self._began)).load(now, line.busy_s),
             requests=line.requests,
             errors=dict(line.errors),
             up=line.up,

@@ -63,12 +63,13 @@ class SerialTransport:
 
     usable = True
 
-    def __init__(self, line: LineAddress) -> None:
+    def __init__(self, line: LineAddress, fd: int | None = None) -> None:
+        """fd: a port that is open, locked and configured already; it is closed with the transport."""
         self._line = line
-        self._fd = _open_port(line)
+        self._fd = open_port(line) if fd is None else fd
         self._silence = rtu.silence(line.baud, line.bits_per_byte)
         self._byte_s = line.bits_per_byte / line.baud
-        self._quiet_since = time.monotonic()  # when the last byte was on the wire
+        self._quiet_since = time.monotonic()  # when the last byte was on the wire, as far as we know
 
     async def transact(self, request: Request[T], timeout: float) -> T:
         """See Transport. Waits for t3.5 of silence first, and drops what came unasked."""
@@ -212,7 +213,7 @@ def _no_answer(reader: AnswerReader) -> ModbusError:
     return CorruptAnswerError(told) if told else AnswerTimeoutError("no answer in time")
 
 
-def _open_port(line: LineAddress) -> int:
+def open_port(line: LineAddress) -> int:
     """The port's descriptor: raw, locked, at the line's settings. Raises LineDownError."""
     try:
         fd = os.open(line.device, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)

@@ -14,6 +14,7 @@ from parkfleet.native.link cimport hang_up
 from parkfleet.native.loop cimport look_at, rekey
 from parkfleet.native.model cimport SERIAL, Line, Meter, State, Unit
 from parkfleet.native.scan cimport end_scan, slot_after, wait_for_slot
+from parkfleet.native.turns cimport take_port_back
 
 cdef extern from "pthread.h" nogil:
     ctypedef struct pthread_mutex_t:
@@ -31,6 +32,8 @@ cdef enum What:
     CLOCK       # index: 1 to hold the offset in number, 0 to follow the system's clock
     ADDRESS     # number: size of the address
     STOP        # number: ns that scans under way may still take
+    LEND        # a serial port, to whoever asks out of turn
+    TAKE_BACK
 
 cdef struct Command:
     int what
@@ -148,6 +151,10 @@ cdef inline void carry_out(State *state, const Command *command) noexcept nogil:
             on_reopened(state, line, <int>command.number)
         elif command.what == WAKE:
             wake_unit(state, line, <int>command.number)
+        elif command.what == LEND:
+            line.lending = True
+        elif command.what == TAKE_BACK:
+            take_port_back(state, line)
         elif command.what == ADDRESS:
             memcpy(line.address, command.address, command.number)
             line.address_size = <uint32_t>command.number

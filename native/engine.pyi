@@ -56,6 +56,15 @@ class Engine:
     def wake(self, index: int, unit: int) -> None:
         """Asks a silent unit at once."""
 
+    def lend(self, index: int) -> None:
+        """No scan is begun on a serial line until take_back(); loans() grows once those under way have ended."""
+
+    def take_back(self, index: int) -> None:
+        """The port is the engine's again, after t3.5 of silence."""
+
+    def loans(self, index: int) -> int:
+        """How often the port was free for another asker. `changes` grows with it."""
+
     def set_clock(self, offset_ns: int | None) -> None:
         """UTC minus monotonic clock; None: the system's, looked at every second (as from the start)."""
 

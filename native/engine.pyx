@@ -19,8 +19,8 @@ from posix.unistd cimport close
 from parkfleet.native.build_line cimport build_line, free_line
 from parkfleet.native.clock cimport monotonic, wall
 from parkfleet.native.commands cimport (
-    ADD, ADDRESS, CLOCK, OPENED, REMOVE, STOP, WAKE, Command, Commands, abandon, end_all, obey, open_commands, close_commands,
-    post,
+    ADD, ADDRESS, CLOCK, LEND, OPENED, REMOVE, STOP, TAKE_BACK, WAKE, Command, Commands, abandon, end_all, obey,
+    open_commands, close_commands, post,
 )
 from parkfleet.native.frames cimport ANSWER, FOREIGN, REFUSAL, WRONG, Finding, pf_crc_prepare, rtu_search
 from parkfleet.native.health cimport PF_MS, PF_NEVER, PF_S, patience
@@ -197,6 +197,17 @@ cdef class Engine:
     def wake(self, int index, int unit):
         self._line(index)
         self._post(WAKE, index, unit, NULL)
+
+    def lend(self, int index):
+        self._line(index)
+        self._post(LEND, index, 0, NULL)
+
+    def take_back(self, int index):
+        self._line(index)
+        self._post(TAKE_BACK, index, 0, NULL)
+
+    def loans(self, int index):
+        return self._line(index).loans
 
     def set_clock(self, offset_ns):
         self._post(CLOCK, 0 if offset_ns is None else 1, offset_ns or 0, NULL)

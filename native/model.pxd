@@ -185,6 +185,9 @@ cdef struct Line:
     uint8_t kind
     uint8_t up
     uint8_t failed          # tried and down: meters due meanwhile are told as disconnected
+    uint8_t lending         # somebody else wants the serial port: no scan is begun
+    uint8_t lent            # and has it: nothing is sent or listened to
+    uint64_t loans          # how often it was lent
     int32_t index
     int32_t error           # errno of the last failure
     int64_t byte_ns

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t
 from parkfleet.native.arrivals cimport end_nap
 from parkfleet.native.health cimport PF_NEVER, PF_S, plan_probes, probe_time, refill
 from parkfleet.native.heap cimport remove
+from parkfleet.native.link cimport EPOLLIN, EPOLL_CTL_MOD, forget_bytes, watch
 from parkfleet.native.line cimport any_up, lose, send_request, settle_timeout, try_dial
 from parkfleet.native.model cimport (
     CLOSED, CONNECTING, CORRUPT, DISCONNECTED, READY, SERIAL, TCP, UP, WAITING, Connection, Line, Meter, State,
@@ -77,7 +78,7 @@ cdef inline Meter *open_scan(State *state, Line *line) noexcept nogil:
 cdef inline Meter *next_turn(State *state, Line *line) noexcept nogil:
     """Whose request goes next: a scan under way, a probe, the earliest deadline; NULL: nobody's."""
     cdef Meter *meter = open_scan(state, line)
-    if meter != NULL or state.stop_by:
+    if meter != NULL or state.stop_by or line.lending:
         return meter
     if line.dead_count and line.next_probe <= state.now:
         meter = probe_due(state, line)
@@ -158,11 +159,42 @@ cdef inline void end_babbled(State *state, Line *line) noexcept nogil:
         tell_bad(state, line, meter, CORRUPT)
 
 
+cdef inline bint lend_port(State *state, Line *line) noexcept nogil:
+    """Gives the port away, once no scan is under way; told like a line's ups and downs."""
+    cdef Connection *link = &line.connections[0]
+    if line.active_count or link.under_way or link.state != UP:
+        return False
+    if not watch(state, link, EPOLL_CTL_MOD, 0):
+        return False
+    line.lent = True
+    line.loans += 1
+    state.changes += 1
+    if state.notify_at == 0:
+        state.notify_at = state.now
+    return True
+
+
+cdef inline void take_port_back(State *state, Line *line) noexcept nogil:
+    """What lies in the buffers is not ours; the silence begins anew."""
+    cdef Connection *link = &line.connections[0]
+    line.lending = False
+    if not line.lent:
+        return
+    line.lent = False
+    if link.state == UP:
+        forget_bytes(link)
+        link.quiet_at = state.now
+        if not watch(state, link, EPOLL_CTL_MOD, EPOLLIN):
+            lose(state, link, 0)
+
+
 cdef inline int64_t take_turns(State *state, Line *line) noexcept nogil:
     """Sends what may be sent now. Returns when something may be next, unless an event comes first."""
     cdef Connection *link
     cdef Meter *meter
     cdef int64_t silent
+    if line.lending and (line.lent or lend_port(state, line)):
+        return PF_NEVER
     while True:
         if line.failed and not any_up(line):
             end_stranded(state, line)

@@ -1,13 +1,17 @@
 """Profile: the register map of one meter model, as its YAML file says it.
 
-A profile is data; what it means in bytes is in registers.py. Format: docs/profiles.md.
+A profile is data; what it means in bytes is in registers.py, what is computed from several points in derived.py.
+Format: docs/profiles.md.
 """
 
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
+
+from parkfleet.protocols.ratio import Ratio, positive
 
 Identifier = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$")]
 Medium = Literal["power", "water", "heat", "gas", "other"]
@@ -17,6 +21,7 @@ PointType = Literal[
 ]
 Order = Literal["ABCD", "CDAB", "BADC", "DCBA"]
 Kind = Literal["gauge", "counter", "state"]
+RatioName = Literal["ct", "pt"]
 
 #: Registers a type occupies; the others say it themselves (`registers`).
 FIXED_REGISTERS: Final = {
@@ -34,6 +39,29 @@ BIT_TABLES: Final = frozenset({"coil", "discrete"})
 #: What one request may ask for, by the Modbus application protocol (v1.1b3, 6.1 to 6.4).
 MAX_REGISTERS: Final = 125
 MAX_BITS: Final = 2000
+#: The largest number a manual may give to a register: 465536, of which 400001 is the first.
+_MAX_NUMBER: Final = 465536
+
+
+class FactorFrom(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A factor that stands in another register: by a table of its codes, or as a power of ten."""
+
+    point: Identifier  # whose number before its scale is the code, or the exponent
+    table: dict[int, Ratio] = {}  # code: factor; a code that is missing here makes the value not available
+    power: Literal[-1, 1] | None = None  # instead: factor = 10^number (1) or 10^-number (-1: "decimals")
+
+    def __post_init__(self) -> None:
+        if bool(self.table) == (self.power is not None):
+            raise ValueError("give either table (code: factor) or power (1 or -1)")
+        for code, factor in self.table.items():
+            positive(factor, f"the factor of code {code}")
+
+
+class RatioFrom(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The points in which the meter keeps its transformers' ratios."""
+
+    ct: Identifier | None = None
+    pt: Identifier | None = None
 
 
 class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,7 +69,7 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     id: Identifier
     type: PointType
-    address: Annotated[int, Meta(ge=0, le=65535)]  # 0-based, as it goes over the wire
+    address: Annotated[int, Meta(ge=0, le=_MAX_NUMBER)]  # as the manual prints it, see the profile's base
     table: Table = "holding"
     order: Order = "ABCD"  # of the bytes of a 32-bit value; 64-bit values alike, register by register
     registers: Annotated[int, Meta(ge=1, le=64)] | None = None  # for bcd, bits and string
@@ -53,6 +81,11 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unit: str = ""
     kind: Kind = "gauge"
     invalid: list[int] = []  # raw values by which the meter says "not available"
+    scale_from: FactorFrom | None = None  # a further factor, out of another register
+    unit_from: FactorFrom | None = None  # the factor from the unit set in the meter to `unit`
+    ratio: list[RatioName] = []  # transformers between the meter and what it measures
+    four_quadrant: bool = False  # a power factor that says its quadrant by numbers beyond 1 and -1
+    hidden: bool = False  # read for the sake of others, not delivered
     title: dict[str, str] = {}
 
     def __post_init__(self) -> None:
@@ -63,8 +96,6 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"a {self.type} has {FIXED_REGISTERS[self.type]} register(s): leave registers away")
         elif self.type != "string" and self.count > 4:
             raise ValueError(f"{self.type} takes at most 4 registers (64 bits)")
-        if self.address + self.count > 65536:
-            raise ValueError("the point ends beyond address 65535")
         if self.type == "bits" and self.bit + self.width > 16 * self.count:
             raise ValueError(f"bits {self.bit}..{self.bit + self.width - 1} do not fit in {self.count} register(s)")
         if not self.scale or not self.scale.is_finite() or not self.offset.is_finite():
@@ -75,6 +106,8 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"a {self.type} has no scale or offset")
         if self.decimals is not None and not self.type.startswith("float"):
             raise ValueError("decimals belongs to floats; an integer's resolution is its scale")
+        if self.type == "string" and self.is_computed:
+            raise ValueError("a string has no factor, ratio or quadrant")
         factor = self.factor
         if factor.decimals > 12 or abs(factor.multiply) > 10**9 or abs(factor.add) > 2**62:
             raise ValueError("scale and offset need more digits than 12 decimals: use fewer")
@@ -88,6 +121,11 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def end(self) -> int:
         """The address behind the point's last register."""
         return self.address + self.count
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether its registers alone do not say its value."""
+        return bool(self.scale_from or self.unit_from or self.ratio or self.four_quadrant)
 
     @property
     def factor(self) -> "Factor":
@@ -123,23 +161,50 @@ class Factor(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Hole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Registers that must not be read: no request may touch them."""
+    """A range of registers, such as those that must not be read: no request may touch them."""
 
-    address: Annotated[int, Meta(ge=0, le=65535)]
+    address: Annotated[int, Meta(ge=0, le=_MAX_NUMBER)]  # as the manual prints it
     count: Annotated[int, Meta(ge=1, le=65536)]
     table: Table = "holding"
 
-    def overlaps(self, point: Point) -> bool:
-        """Whether reading the point would touch the hole."""
-        return self.table == point.table and self.address < point.end and point.address < self.address + self.count
+    def overlaps(self, table: Table, address: int, end: int) -> bool:
+        """Whether address up to (not with) end touches the range."""
+        return self.table == table and self.address < end and address < self.address + self.count
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One summand of a derived point."""
+
+    point: Identifier
+    times: Ratio = 1  # 10000 for the high half of a counter whose low half has four digits
+    minus: bool = False  # subtracted
+
+
+class Derived(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A quantity that several points make together: the sum of its parts, of one and the same scan."""
+
+    id: Identifier
+    parts: Annotated[list[Part], Meta(min_length=1, max_length=16)]
+    unit: str = ""
+    kind: Kind = "gauge"
+    decimals: Annotated[int, Meta(ge=0, le=9)] | None = None  # rounded to so many, and an exact number then
+    scale_from: FactorFrom | None = None
+    unit_from: FactorFrom | None = None
+    ratio: list[RatioName] = []
+    title: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        for part in self.parts:
+            positive(part.times, "times")
 
 
 class Expected(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A worked example from the source: these registers are these values."""
 
     point: Identifier
-    registers: list[Annotated[int, Meta(ge=0, le=0xFFFF)]]
     value: int | float | str | bool | None  # null: not available
+    registers: list[Annotated[int, Meta(ge=0, le=0xFFFF)]] = []  # of the point itself; a derived one has none
+    given: dict[Identifier, list[Annotated[int, Meta(ge=0, le=0xFFFF)]]] = {}  # of the other points it needs
     source: str = ""
 
 
@@ -151,26 +216,109 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     medium: Medium
     source: str
     points: Annotated[list[Point], Meta(min_length=1, max_length=4096)]
+    derived: Annotated[list[Derived], Meta(max_length=1024)] = []
+    base: int | dict[Table, int] = 0  # the number that the manual gives to the first register of a table
     max_registers: Annotated[int, Meta(ge=1, le=MAX_REGISTERS)] = MAX_REGISTERS
     max_bits: Annotated[int, Meta(ge=1, le=MAX_BITS)] = MAX_BITS
+    min_gap: Annotated[int, Meta(ge=0, le=10_000)] = 0  # milliseconds of silence it needs before each request
     holes: list[Hole] = []
+    never_write: list[Hole] = []
+    primary: bool = False  # it reports the transformers' primary side by itself
+    ratio_from: RatioFrom | None = None
     expected: list[Expected] = []
     notes: str = ""
 
     def __post_init__(self) -> None:
-        ids = {point.id for point in self.points}
-        if len(ids) < len(self.points):
-            seen: set[str] = set()
-            twice = sorted({p.id for p in self.points if p.id in seen or seen.add(p.id)})  # type: ignore[func-returns-value]
-            raise ValueError(f"point ids must be unique, twice here: {', '.join(twice)}")
-        for point in self.points:
-            if point.table not in BIT_TABLES and point.count > self.max_registers:
-                raise ValueError(f"{point.id} is longer than max_registers")
-            if any(hole.overlaps(point) for hole in self.holes):
-                raise ValueError(f"{point.id} lies in a hole that must not be read")
-        sizes = {point.id: point.count for point in self.points}
-        for example in self.expected:
-            if example.point not in ids:
-                raise ValueError(f"expected names the unknown point {example.point}")
-            if len(example.registers) != sizes[example.point]:
-                raise ValueError(f"expected: {example.point} has {sizes[example.point]} register(s)")
+        wrong = next(_mistakes(self), None)
+        if wrong:
+            raise ValueError(wrong)
+
+    def first(self, table: Table) -> int:
+        """What the profile's addresses count from in a table."""
+        return self.base if isinstance(self.base, int) else self.base.get(table, 0)
+
+    @property
+    def delivered(self) -> list[str]:
+        """Ids of what a meter's readings are made of."""
+        return [point.id for point in self.points if not point.hidden] + [derived.id for derived in self.derived]
+
+    @property
+    def ratios(self) -> frozenset[RatioName]:
+        """The ratios that any of its points needs."""
+        return frozenset(name for point in (*self.points, *self.derived) for name in point.ratio)
+
+    def on_wire(self) -> "Profile":
+        """The same with addresses counted from 0, as they go over the wire."""
+        if not self.base:
+            return self
+        replace = msgspec.structs.replace
+        return replace(
+            self,
+            base=0,
+            points=[replace(point, address=point.address - self.first(point.table)) for point in self.points],
+            holes=[replace(hole, address=hole.address - self.first(hole.table)) for hole in self.holes],
+            never_write=[replace(hole, address=hole.address - self.first(hole.table)) for hole in self.never_write],
+        )
+
+    def may_write(self, table: Table, address: int, count: int = 1) -> bool:
+        """Whether nothing forbids to write registers (addresses as in this profile)."""
+        return not any(hole.overlaps(table, address, address + count) for hole in self.never_write)
+
+
+def _mistakes(profile: Profile) -> Iterator[str]:
+    """What is wrong between the parts of a profile."""
+    seen: set[str] = set()
+    ids = [point.id for point in (*profile.points, *profile.derived)]
+    twice = sorted({id_ for id_ in ids if id_ in seen or seen.add(id_)})  # type: ignore[func-returns-value]
+    if twice:
+        yield f"point ids must be unique, twice here: {', '.join(twice)}"
+    for point in profile.points:
+        if not 0 <= point.address - profile.first(point.table) <= 65536 - point.count:
+            yield f"{point.id} lies outside of the addresses from 0 to 65535 (its address minus base)"
+        if point.table not in BIT_TABLES and point.count > profile.max_registers:
+            yield f"{point.id} is longer than max_registers"
+        if any(hole.overlaps(point.table, point.address, point.end) for hole in profile.holes):
+            yield f"{point.id} lies in a hole that must not be read"
+    for hole in (*profile.holes, *profile.never_write):
+        if not 0 <= hole.address - profile.first(hole.table) <= 65536 - hole.count:
+            yield f"the range from {hole.address} lies outside of the addresses from 0 to 65535 (minus base)"
+    yield from _references(profile)
+    yield from _examples(profile)
+
+
+def _references(profile: Profile) -> Iterator[str]:
+    """What is wrong with the points that others are made of."""
+    points = {point.id: point for point in profile.points}
+    for own in (*profile.points, *profile.derived):
+        for key, source in (("scale_from", own.scale_from), ("unit_from", own.unit_from)):
+            helper = points.get(source.point) if source else None
+            if source and (helper is None or helper.type in ("string", "float32", "float64") or helper.is_computed):
+                yield f"{key} of {own.id} needs a plain integer point, {source.point} is none of this profile"
+    for derived in profile.derived:
+        for part in derived.parts:
+            summand = points.get(part.point)
+            if summand is None or summand.type == "string" or summand.is_computed:
+                yield f"{derived.id} needs a plain number as its part, {part.point} is none of this profile"
+    for name in ("ct", "pt"):
+        found = getattr(profile.ratio_from, name) if profile.ratio_from else None
+        if found and (found not in points or points[found].type == "string" or points[found].is_computed):
+            yield f"ratio_from: {name} needs a plain number, {found} is none of this profile"
+    if profile.primary and (profile.ratios or profile.ratio_from):
+        yield "a meter that reports primary values (primary: true) has no ratio and no ratio_from"
+
+
+def _examples(profile: Profile) -> Iterator[str]:
+    """What is wrong with the worked examples, as far as it shows before they are worked out."""
+    points, derived = {point.id: point for point in profile.points}, {point.id for point in profile.derived}
+    for example in profile.expected:
+        if example.point not in points and example.point not in derived:
+            yield f"expected names the unknown point {example.point}"
+            continue
+        own = {example.point: example.registers} if example.point in points else {}
+        if example.point in derived and example.registers:
+            yield f"expected: {example.point} is derived: give the registers of its parts under given"
+        for id_, registers in (*own.items(), *example.given.items()):
+            if id_ not in points:
+                yield f"expected: given names the unknown point {id_}"
+            elif len(registers) != points[id_].count:
+                yield f"expected: {id_} has {points[id_].count} register(s)"

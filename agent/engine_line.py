@@ -1,0 +1,54 @@
+"""Engine line: one of the engine's lines as others see it, who ask something of it out of turn."""
+
+import asyncio
+from typing import TypeVar
+
+from parkfleet.agent.engine import LineEngine
+from parkfleet.agent.plan import LinePlan
+from parkfleet.agent.poller import LineStatus
+from parkfleet.agent.transport import SerialTransport, Transport, open_transport
+from parkfleet.protocols.modbus.pdu import Request
+
+T = TypeVar("T")
+
+
+class EngineLine:
+    """Behind the same interface as LinePoller: status, ask, wake."""
+
+    def __init__(self, engine: LineEngine, plan: LinePlan) -> None:
+        self._engine = engine
+        self._plan = plan
+        self._guests = asyncio.Lock()  # one at a time
+
+    @property
+    def status(self) -> LineStatus:
+        """What the line did."""
+        return self._engine.statuses[self._plan.config.id]
+
+    async def ask(self, request: Request[T], timeout: float | None = None) -> T:
+        """One transaction out of turn. timeout: seconds, default the line's. Raises ModbusError, LineDownError.
+
+        A serial port is lent by the engine between two scans. Over TCP a connection of our own is opened for it.
+        """
+        waited = float(self._plan.config.timeout) if timeout is None else timeout
+        async with self._guests:
+            if self._plan.address.kind == "serial":
+                async with self._engine.lent(self._plan.config.id) as fd:
+                    answer = await self._transact(SerialTransport(self._plan.address, fd), request, waited)
+            else:
+                answer = await self._transact(await open_transport(self._plan.address), request, waited)
+        self.wake(request.unit)  # it answered: no reason to take it for silent any longer
+        return answer
+
+    def wake(self, unit: int) -> None:
+        """A meter that was taken for silent is asked at once."""
+        for meter in self._plan.meters:
+            if meter.config.unit == unit:
+                self._engine.wake(meter.config.id)
+                return
+
+    async def _transact(self, transport: Transport, request: Request[T], timeout: float) -> T:
+        try:
+            return await transport.transact(request, timeout)
+        finally:
+            transport.close()
