@@ -3,15 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-SOURCES := $(wildcard native/*.pyx native/*.pxd proto/*.proto) setup.py pyproject.toml
+SOURCES := $(wildcard native/*.pyx native/*.pxd native/*.py proto/*.proto) setup.py pyproject.toml
 
-.PHONY: help demo test check build bench-plan clean
+.PHONY: help demo test check build bench-plan bench-engine clean
 
 help:
 	@echo "make demo    the whole way on this machine: simulated meters to a consumer   ARGS=\"--duration 30s --outage 8s\""
 	@echo "make test    all tests   ARGS=\"-k name\""
 	@echo "make check   ruff, mypy --strict, import rules"
 	@echo "make bench-plan   wire time of the read plan beside Telegraf's optimisations"
+	@echo "make bench-engine the line engine beside libmodbus, pymodbus, minimalmodbus (8 min; apt install libmodbus-dev)"
 	@echo "make build   wheel and sdist in dist/"
 	@echo "make clean   remove everything that was built"
 
@@ -44,6 +45,10 @@ check: $(READY)
 
 bench-plan: $(READY)
 	$(BIN)/python -m tests.benchmarks.bench_plan
+
+bench-engine: $(READY)
+	@$(BIN)/python -c 'import minimalmodbus' 2>/dev/null || $(BIN)/python -m pip install --quiet minimalmodbus
+	$(BIN)/python -m tests.benchmarks.bench_engine
 
 build: $(READY)
 	$(BIN)/python -m build --outdir dist .

@@ -3,35 +3,37 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from parkfleet.agent.plan import LinePlan
 from parkfleet.agent.poller import LinePoller, LineStatus, OnScan
 
-log = logging.getLogger(__name__)
-
-try:
-    from parkfleet.agent.engine import KINDS, LineEngine
+if TYPE_CHECKING:
+    from parkfleet.agent.engine import LineEngine
     from parkfleet.agent.engine_line import EngineLine
-except ImportError:  # not compiled: slower, and nothing else
-    KINDS = {}
+
+log = logging.getLogger(__name__)
 
 
 class Polling:
     """Runs until stop(); scans come through on_scan, in time order for each meter."""
 
     def __init__(self, lines: Sequence[LinePlan], on_scan: OnScan) -> None:
-        fast = [line for line in lines if line.address.kind in KINDS]
-        self._engine = LineEngine(fast, on_scan) if fast else None
-        self._pollers = {line.config.id: LinePoller(line, on_scan) for line in lines if line not in fast}
+        self._engine: LineEngine | None = None
+        self._pollers: dict[str, LinePoller] = {}
         #: By id, in the plan's order: what may be asked of each line out of turn.
-        self.lines: dict[str, LinePoller | EngineLine] = {
-            line.config.id: EngineLine(self._engine, line)
-            if self._engine and line in fast
-            else self._pollers[line.config.id]
-            for line in lines
-        }
-        if not KINDS:
-            log.warning("the native engine is not compiled: polling in Python")
+        self.lines: dict[str, LinePoller | EngineLine] = {}
+        kinds = _native_kinds()
+        fast = [line for line in lines if line.address.kind in kinds]
+        if fast:
+            from parkfleet.agent import engine, engine_line
+
+            self._engine = engine.LineEngine(fast, on_scan)
+        for line in lines:
+            if self._engine and line in fast:
+                self.lines[line.config.id] = engine_line.EngineLine(self._engine, line)
+            else:
+                self.lines[line.config.id] = self._pollers[line.config.id] = LinePoller(line, on_scan)
 
     @property
     def statuses(self) -> list[LineStatus]:
@@ -54,3 +56,13 @@ class Polling:
             self._engine.stop()
         for poller in self._pollers.values():
             poller.stop()
+
+
+def _native_kinds() -> frozenset[str]:
+    """The kinds of lines that the engine takes; none where it is not compiled."""
+    try:
+        from parkfleet.agent.engine import KINDS
+    except ImportError:
+        log.warning("the native engine is not compiled: polling in Python, slower")
+        return frozenset()
+    return frozenset(KINDS)
