@@ -7,7 +7,7 @@ from pathlib import Path
 from parkfleet.protocols.config import GatewayConfig, LineConfig, MeterConfig, parse_line_url
 from parkfleet.protocols.document import Document, DocumentError, Problem
 from parkfleet.protocols.library import UnknownProfileError, load_profile
-from parkfleet.protocols.profile import Profile
+from parkfleet.protocols.profile import Profile, RatioName
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,24 @@ def _cross_check(
         if other != meter.id:
             yield f"meters[{index}].unit", f"unit {meter.unit} on line {meter.line} is already meter {other!r}"
         profile = profiles.get(meter.profile)
-        points = {point.id for point in profile.points} if profile else set(meter.points)
+        points = set(profile.delivered) if profile else set(meter.points)
         for number, name in enumerate(meter.points):
             if name not in points:
                 yield f"meters[{index}].points[{number}]", f"profile {meter.profile} has no point {name!r}"
+        for key in ("ct", "pt"):
+            if profile and getattr(meter, key) is not None and (told := _no_ratio(profile, key)):
+                yield f"meters[{index}].{key}", told
+
+
+def _no_ratio(profile: Profile, key: RatioName) -> str:
+    """Why a transformer's ratio must not be given for a model; empty when it may."""
+    if profile.primary:
+        return (
+            f"{profile.profile} reports primary values by itself: with {key} it would count twice. Set it in the meter"
+        )
+    if key not in profile.ratios:
+        return f"no point of profile {profile.profile} takes a {key} ratio (ratio: [{key}] in the profile)"
+    return ""
 
 
 def _twice(section: str, values: list[tuple[int, str]], noun: str, key: str = "id") -> Iterator[tuple[str, str]]:

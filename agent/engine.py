@@ -82,7 +82,14 @@ def meter_spec(plan: MeterPlan, tag: int) -> MeterSpec:
         )
         for planned in plan.requests
     )
-    return MeterSpec(tag, plan.config.unit, round(plan.config.interval * NS), len(plan.points), requests)
+    return MeterSpec(
+        tag,
+        plan.config.unit,
+        round(plan.config.interval * NS),
+        len(plan.points),
+        requests,
+        gap_ns=round(plan.gap_s * NS),
+    )
 
 
 def line_spec(plan: LinePlan, first_tag: int, address: bytes = b"", fd: int = -1) -> LineSpec:

@@ -41,7 +41,7 @@ class LineForecast:
 
 def forecast(line: LinePlan) -> LineForecast:
     """Plays the line's schedule (earliest deadline first) through one round of all intervals."""
-    scans = [sum(planned.seconds(line.cost) for planned in meter.requests) for meter in line.meters]
+    scans = [line.scan_seconds(meter) for meter in line.meters]
     intervals = [float(meter.config.interval) for meter in line.meters]
     late = _late(scans, intervals)
     meters = tuple(

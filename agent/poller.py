@@ -61,6 +61,7 @@ class _MeterState:
     plan: MeterPlan
     last_ts: int = 0
     misses: int = 0  # scans without an answer, in a row
+    quiet_until: float = 0.0  # monotonic; it takes no request before
     ask_again: float = 0.0  # wall clock, seconds; before it the meter is taken for silent
     cause: int = Quality.TIMEOUT
     told: str = ""
@@ -167,7 +168,11 @@ class LinePoller:
         for planned in plan.requests if cause is None else ():
             try:
                 async with self._turns.owner():
-                    words = await self._transact(planned.request, float(self._plan.config.timeout))
+                    await asyncio.sleep(max(0.0, meter.quiet_until - time.monotonic()))  # the gap it needs
+                    try:
+                        words = await self._transact(planned.request, float(self._plan.config.timeout))
+                    finally:
+                        meter.quiet_until = time.monotonic() + plan.gap_s
             except ExceptionAnswerError as error:
                 answered = answered or self._clock()
                 self._failed(meter, planned.points, quality, EXCEPTION | error.code, str(error))

@@ -42,7 +42,7 @@ class AgentService:
         self._buffer = Buffer(configuration.path(gateway.buffer.path), gateway.buffer)
         topics = GatewayTopics(gateway.park, gateway.gateway)
         self._forwarder = Forwarder(self._buffer, gateway.broker, topics, configuration.folder, __version__)
-        self._polling = Polling(self._plan.lines, self._batcher.add)
+        self._polling = Polling(self._plan.lines, self._plan.delivering(self._batcher.add))
         self._snapshots = Snapshots(lambda: self._polling.statuses, self._forwarder.status, len(gateway.meters))
         self._configuration = configuration
 

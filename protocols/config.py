@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from parkfleet.protocols.profile import Identifier
 from parkfleet.protocols.quantity import Duration, Size, duration, size
+from parkfleet.protocols.ratio import Ratio, positive
 
 LineKind = Literal["serial", "ascii", "tcp", "rtu+tcp", "tls", "udp"]
 
@@ -102,8 +103,14 @@ class MeterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # Default: a tenth of the interval, at most 1 s.
     snap: Duration | None = None
     points: list[Identifier] = []  # read only these; default: all of the profile
+    ct: Ratio | None = None  # of the current transformers before the meter: 200, or 1000/5
+    pt: Ratio | None = None  # of its voltage transformers
+    raw: bool = False  # deliver the values before the transformers' ratios too, as POINT_raw
 
     def __post_init__(self) -> None:
+        for name in ("ct", "pt"):
+            if (ratio := getattr(self, name)) is not None:
+                positive(ratio, name)
         if not 0.1 <= self.interval <= 86400:
             raise ValueError("interval must be from 100ms to 1d")
         if self.snap is not None and self.snap > self.interval / 2:

@@ -1,13 +1,16 @@
 """Library: finds a profile by its name, in the user's folders first, then among the built-in ones."""
 
 import difflib
+from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+from parkfleet.protocols.derived import make_derivation, needed_points
 from parkfleet.protocols.document import Document, DocumentError, Problem
-from parkfleet.protocols.profile import Profile
-from parkfleet.protocols.registers import value_of
+from parkfleet.protocols.payload.series import Scan, Value, has_value
+from parkfleet.protocols.profile import Expected, Profile
+from parkfleet.protocols.registers import decode
 
 BUILT_IN: Final = Path(__file__).with_name("profiles")
 
@@ -22,7 +25,10 @@ def profile_names(folders: Iterable[Path] = ()) -> list[str]:
 
 
 def load_profile(name: str, folders: Iterable[Path] = ()) -> Profile:
-    """Reads a profile. Raises UnknownProfileError, or DocumentError with the mistakes in its file."""
+    """Reads a profile, its addresses as they go over the wire.
+
+    Raises UnknownProfileError, or DocumentError with the mistakes in its file.
+    """
     searched = [*folders, BUILT_IN]
     for folder in searched:
         path = folder / f"{name}.yaml"
@@ -35,7 +41,7 @@ def load_profile(name: str, folders: Iterable[Path] = ()) -> Profile:
 
 
 def read_profile(path: Path) -> Profile:
-    """Reads one profile file. Raises DocumentError."""
+    """Reads one profile file, its addresses as they go over the wire. Raises DocumentError."""
     document = Document.read(path)
     profile = document.convert(Profile)
     if profile.profile != path.stem:
@@ -44,14 +50,39 @@ def read_profile(path: Path) -> Profile:
     wrong = list(_contradictions(document, profile))
     if wrong:
         raise DocumentError(wrong)
-    return profile
+    return profile.on_wire()
+
+
+def worked_out(profile: Profile, example: Expected) -> Value:
+    """What a worked example's registers say by the profile; None when that is not available.
+
+    Raises KeyError with the id of a point whose registers the example does not give.
+    """
+    given = example.given | ({example.point: example.registers} if example.registers else {})
+    needed = needed_points(profile, [example.point])
+    decoded = [decode(point, given[point.id]) for point in needed]
+    scan = Scan(
+        0,
+        0,
+        array("q", [slot for slot, _, _ in decoded]),
+        bytes(quality for _, quality, _ in decoded),
+        tuple(text for point, (_, _, text) in zip(needed, decoded, strict=True) if point.type == "string"),
+    )
+    derivation = make_derivation(profile, needed, [example.point])
+    delivered = derivation.scan(scan)
+    text = delivered.texts[0] if delivered.texts else None
+    return derivation.columns[0].value(delivered.slots[0], text) if has_value(delivered.quality[0]) else None
 
 
 def _contradictions(document: Document, profile: Profile) -> Iterator[Problem]:
     """The worked examples that the profile itself does not confirm."""
-    points = {point.id: point for point in profile.points}
     for index, example in enumerate(profile.expected):
-        said = value_of(points[example.point], example.registers)
+        try:
+            said = worked_out(profile, example)
+        except KeyError as missing:
+            told = f"needs the registers of {missing.args[0]} too, under given"
+            yield document.problem(f"expected[{index}]", told)
+            continue
         if said != example.value:
             wanted = "not available" if example.value is None else example.value
             told = f"by this profile the registers say {'not available' if said is None else said}, expected {wanted}"

@@ -238,6 +238,11 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.base if isinstance(self.base, int) else self.base.get(table, 0)
 
     @property
+    def quantities(self) -> "list[Point | Derived]":
+        """Points and derived points, in their order."""
+        return [*self.points, *self.derived]
+
+    @property
     def delivered(self) -> list[str]:
         """Ids of what a meter's readings are made of."""
         return [point.id for point in self.points if not point.hidden] + [derived.id for derived in self.derived]
@@ -245,7 +250,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def ratios(self) -> frozenset[RatioName]:
         """The ratios that any of its points needs."""
-        return frozenset(name for point in (*self.points, *self.derived) for name in point.ratio)
+        return frozenset(name for own in self.quantities for name in own.ratio)
 
     def on_wire(self) -> "Profile":
         """The same with addresses counted from 0, as they go over the wire."""
@@ -268,7 +273,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def _mistakes(profile: Profile) -> Iterator[str]:
     """What is wrong between the parts of a profile."""
     seen: set[str] = set()
-    ids = [point.id for point in (*profile.points, *profile.derived)]
+    ids = [own.id for own in profile.quantities]
     twice = sorted({id_ for id_ in ids if id_ in seen or seen.add(id_)})  # type: ignore[func-returns-value]
     if twice:
         yield f"point ids must be unique, twice here: {', '.join(twice)}"
@@ -289,7 +294,7 @@ def _mistakes(profile: Profile) -> Iterator[str]:
 def _references(profile: Profile) -> Iterator[str]:
     """What is wrong with the points that others are made of."""
     points = {point.id: point for point in profile.points}
-    for own in (*profile.points, *profile.derived):
+    for own in profile.quantities:
         for key, source in (("scale_from", own.scale_from), ("unit_from", own.unit_from)):
             helper = points.get(source.point) if source else None
             if source and (helper is None or helper.type in ("string", "float32", "float64") or helper.is_computed):

@@ -43,11 +43,16 @@ async def meters() -> list[SimulatedMeter]:
 
 
 def bus(
-    folder: Path, meters: list[SimulatedMeter], baud: int = 115200, parity: Literal["N", "E", "O"] = "E"
+    folder: Path,
+    meters: list[SimulatedMeter],
+    baud: int = 115200,
+    parity: Literal["N", "E", "O"] = "E",
+    record: AnswerRecord | None = None,
 ) -> SerialLine:
     """A bus that understands one setting only."""
     bits = 10 + (parity != "N")
-    return SerialLine("bus", folder, meters, AnswerRecord(), baud=baud, bits_per_byte=bits, parity=parity)
+    record = AnswerRecord() if record is None else record
+    return SerialLine("bus", folder, meters, record, baud=baud, bits_per_byte=bits, parity=parity)
 
 
 def configure(folder: Path, line: SerialLine, interval: str = "200ms", **more: object) -> Path:

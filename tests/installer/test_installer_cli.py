@@ -11,6 +11,7 @@ from typing import NamedTuple
 from parkfleet.simulators.endpoint import TcpEndpoint
 from parkfleet.simulators.meter import SimulatedMeter
 from parkfleet.simulators.record import AnswerRecord
+from tests.eventually import eventually
 from tests.installer.conftest import MODELS, bus, configure, running, simulated
 
 
@@ -141,9 +142,11 @@ async def test_scan_stopped(tmp_path: Path, meters: list[SimulatedMeter]) -> Non
 
 async def test_scan_of_a_busy_line(tmp_path: Path, meters: list[SimulatedMeter]) -> None:
     """The agent's port is refused with whose it is; by the line's id the scan goes through the agent."""
-    async with bus(tmp_path, meters) as line:
+    record = AnswerRecord()
+    async with bus(tmp_path, meters, record=record) as line:
         path = configure(tmp_path, line, "1s")
         async with running(path):
+            await eventually(lambda: len(record))  # the agent has its port
             refused = await parkfleet("scan", "--line", line.url, "--units", "1")
             through = await parkfleet("scan", "--line", "bus", "--config", str(path), "--units", "1-8", "--json")
         assert line.early == 0

@@ -10,20 +10,30 @@ _PHASE = re.compile(r"_(n|l[123](_l[123])?)$")
 
 def rows(section: str) -> Iterator[list[str]]:
     """The cells of each row of a section's tables, headings left out."""
+    yield from (cells for _, cells in _rows(section))
+
+
+def table(section: str, heading: str) -> Iterator[list[str]]:
+    """The same, of the table alone whose first column is headed so."""
+    yield from (cells for first, cells in _rows(section) if first == heading)
+
+
+def _rows(section: str) -> Iterator[tuple[str, list[str]]]:
+    """(heading of the first column, cells) of each row of a section's tables."""
     text = PAGE.read_text("utf-8")
     body = re.search(rf"^## {re.escape(section)}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
     assert body, f"no section {section!r}"
-    table = ""
+    heading, behind_heading = "", False
     for line in body[1].splitlines():
-        if line.startswith("|"):
-            if not table:
-                table = "heading"
-            elif table == "heading":
-                table = "rows"
-            else:
-                yield [cell.strip() for cell in line.strip("|").split("|")]
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("|"):
+            heading, behind_heading = "", False
+        elif not heading:
+            heading = cells[0]
+        elif behind_heading:
+            yield heading, cells
         else:
-            table = ""
+            behind_heading = True
 
 
 def quoted(cell: str) -> list[str]:

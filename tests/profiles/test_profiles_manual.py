@@ -5,24 +5,51 @@ from typing import Any, get_args
 import pytest
 
 from parkfleet.protocols.library import load_profile, profile_names
-from parkfleet.protocols.profile import FIXED_REGISTERS, Expected, Hole, Order, Point, PointType, Profile
+from parkfleet.protocols.profile import (
+    FIXED_REGISTERS,
+    Derived,
+    Expected,
+    FactorFrom,
+    Hole,
+    Order,
+    Part,
+    Point,
+    PointType,
+    Profile,
+    RatioFrom,
+)
 from parkfleet.protocols.registers import encode
-from tests.profiles.manual import known_names, known_units, quoted, rows
+from tests.profiles.manual import known_names, known_units, quoted, rows, table
 
-SECTIONS: dict[str, Any] = {"The profile": Profile, "A point": Point, "Holes": Hole, "Expected": Expected}
+SECTIONS: dict[str, Any] = {
+    "The profile": Profile,
+    "A point": Point,
+    "Ranges": Hole,
+    "Derived points": Derived,
+    "Derived points: part": Part,
+    "Factors in other registers: factor": FactorFrom,
+    "Transformers: ratio_from": RatioFrom,
+    "Expected": Expected,
+}
+
+
+def keys(section: str) -> list[list[str]]:
+    """The rows of the table of a section that tells its keys; named by its first heading where there are several."""
+    name, _, heading = section.partition(": ")
+    return list(table(name, heading or "key"))
 
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_key_stands_in_the_manual(section: str) -> None:
     """Each key has its row, and nothing else has one."""
-    assert sorted(quoted(key)[0] for key, *_ in rows(section)) == sorted(SECTIONS[section].__struct_fields__)
+    assert sorted(quoted(key)[0] for key, *_ in keys(section)) == sorted(SECTIONS[section].__struct_fields__)
 
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_defaults_in_the_manual_are_the_models(section: str) -> None:
     """The default a row tells is the one that applies."""
     model = SECTIONS[section]
-    told = {quoted(key)[0]: default for key, _, default, _ in rows(section)}
+    told = {quoted(key)[0]: default for key, _, default, _ in keys(section)}
     defaults = model.__struct_defaults__
     names = model.__struct_fields__
     required = names[: len(names) - len(defaults)]
