@@ -51,7 +51,9 @@ def test_overload_sheds_by_turns_and_counts() -> None:
     def slow(unit: int, pdu: bytes) -> list[tuple[float, bytes]]:
         return [(0.05, well(unit, pdu)[0][1])]
 
-    with rig_on_pty(slow, *(meter(unit, unit, 100 * MS) for unit in range(1, 5))) as (rig, _, index):
+    meters = [meter(unit, unit, 100 * MS) for unit in range(1, 5)]
+    # Nobody is taken for dead, however late this machine makes the slave.
+    with rig_on_pty(slow, *meters, timeout_ns=5000 * MS) as (rig, _, index):
         rig.scans(40)
         counted = rig.engine.meter_counters(index)
     scans = [counter.scans for counter in counted]
