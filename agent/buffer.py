@@ -13,8 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
-from parkfleet.agent.store import ForeignStoreError, NewBatch, Store, StoredBatch, StoreError, StoreStats
+from parkfleet.agent.store import ForeignStoreError, NewBatch, Span, Store, StoredBatch, StoreError, StoreStats
 from parkfleet.protocols.config import BufferConfig
+from parkfleet.protocols.payload.errors import PayloadError
+from parkfleet.protocols.payload.schema import Schema
 
 log = logging.getLogger(__name__)
 
@@ -48,18 +50,27 @@ class Buffer:
         await self._run(lambda: self._append(batch))
         self._arrived.set()
 
-    async def waiting(self, after: dict[int, int], limit: int) -> list[StoredBatch]:
-        """The oldest batches not acknowledged; after: for each epoch, the seq up to which they are known already."""
-        return await self._run(lambda: self._waiting(after, limit))
+    async def waiting(self, span: Callable[[int], Span], limit: int) -> list[StoredBatch]:
+        """The oldest batches not acknowledged, of each epoch those in its span."""
+        return await self._run(lambda: self._waiting(span, limit))
+
+    async def split(self, batch: StoredBatch) -> bool:
+        """Puts two batches in the place of one that is too large for the broker; False when it cannot be split."""
+        return await self._run(lambda: self._split(batch))
+
+    async def last_seqs(self) -> dict[int, int]:
+        """Of each epoch in use the highest seq ever given."""
+        return await self._run(lambda: {store.epoch: store.last_seq() for store in self._stores()})
 
     async def wait_for_batch(self) -> None:
         """Returns when a batch was appended since the last call."""
         await self._arrived.wait()
         self._arrived.clear()
 
-    async def acknowledge(self, epoch: int, seqs: list[int]) -> None:
+    async def acknowledge(self, batches: Iterable[StoredBatch]) -> None:
         """Takes the broker's acknowledgements; they are written with the next batch."""
-        await self._run(lambda: self._acknowledge(epoch, seqs))
+        taken = list(batches)
+        await self._run(lambda: self._acknowledge(taken))
 
     async def schema(self, schema_id: int) -> bytes:
         """The packed schema of a stored batch; empty when unknown."""
@@ -128,10 +139,9 @@ class Buffer:
         assert self._memory is not None
         self._memory.append(batch)
 
-    def _acknowledge(self, epoch: int, seqs: list[int]) -> None:
+    def _acknowledge(self, batches: list[StoredBatch]) -> None:
         for store in self._stores():
-            if store.epoch == epoch:
-                store.acknowledge(seqs)
+            store.acknowledge((batch.seq, batch.count) for batch in batches if batch.epoch == store.epoch)
 
     def _use_memory(self, reason: str) -> None:
         if self._memory is None:
@@ -140,11 +150,28 @@ class Buffer:
             log.error("buffer: %s; batches are kept in memory until it works: a restart would lose them", reason)
         self.trouble = reason
 
-    def _waiting(self, after: dict[int, int], limit: int) -> list[StoredBatch]:
+    def _waiting(self, span: Callable[[int], Span], limit: int) -> list[StoredBatch]:
         batches: list[StoredBatch] = []
         for store in self._stores():
-            batches += store.waiting(after.get(store.epoch, 0), limit - len(batches))
+            batches += store.waiting(span(store.epoch), limit - len(batches))
         return batches
+
+    def _split(self, batch: StoredBatch) -> bool:
+        """Raises nothing: what cannot be decoded or written stays as it is."""
+        from parkfleet.agent.joining import split  # the codec: not before it is needed
+
+        store = next((store for store in self._stores() if store.epoch == batch.epoch), None)
+        if store is None:
+            return False
+        try:
+            halves = split(Schema.unpack(store.schema(batch.schema_id)), batch)
+            if halves is None:
+                return False
+            one, two = halves
+            return store.rewrite([batch], [(batch.seq, one), (batch.seq + one.count if batch.count > 1 else None, two)])
+        except (PayloadError, sqlite3.Error) as error:
+            log.error("buffer: cannot split batch %d: %s", batch.seq, error)
+            return False
 
     def _stats(self) -> StoreStats:
         parts = [store.stats() for store in self._stores()]

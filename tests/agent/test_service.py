@@ -107,6 +107,21 @@ async def test_run_link_cut(site: Site, broker: RunningBroker, link: LinkProxy) 
         assert site.verdict(subscriber).ok, site.verdict(subscriber)
 
 
+async def test_run_partition(site: Site, broker: RunningBroker, link: LinkProxy) -> None:
+    """A link that carries nothing and tells nobody is noticed; what was on its way comes once, whoever brings it."""
+    path = site.configure(link.port)
+    path.write_text(path.read_text().replace("keepalive: 5s", "keepalive: 5s\n  ack_timeout: 1s"))
+    async with subscribed(broker) as subscriber, site.agent() as agent:
+        await eventually(lambda: subscriber.batches >= 2)
+        link.silence()
+        await eventually(lambda: "acknowledged nothing for 1 s" in agent.output())
+        link.mend()
+        seen = subscriber.batches
+        await eventually(lambda: subscriber.batches > seen + 2, 60)
+        await stopped(agent, subscriber)
+        assert site.verdict(subscriber).ok, site.verdict(subscriber)
+
+
 async def test_run_killed(site: Site, broker: RunningBroker) -> None:
     """kill -9 costs at most the open batch: what was answered within the last flush interval, and nothing twice."""
     site.configure(broker.port)
