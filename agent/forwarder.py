@@ -14,8 +14,10 @@ from typing import Final, Literal
 from parkfleet.agent.buffer import Buffer
 from parkfleet.agent.delivery import Delivery, ForwarderStatus, Learned
 from parkfleet.agent.pace import Verdict, dial_timeout, reconnect_pause, refusal_pause, verdict
+from parkfleet.agent.replay import Replay
 from parkfleet.protocols.config import BrokerConfig
 from parkfleet.protocols.mqtt import BrokerError, MqttConnection, Will
+from parkfleet.protocols.payload.request import ReplayAnswer, ReplayRequest
 from parkfleet.protocols.payload.topics import GatewayTopics, Status
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ class Forwarder:
         self._failures = 0  # in a row, without a good connection
         self._logged = ("", 0.0)  # the last trouble that was logged, and when
         self.status = ForwarderStatus()
+        self._replay = Replay(buffer)
 
     async def run(self) -> None:
         """Forwards until cancelled, or until drain() was called and nothing waits any more."""
@@ -90,6 +93,14 @@ class Forwarder:
         """Sends what waits, if the broker is there, and lets run() end."""
         self._draining.set()
 
+    async def replay(self, request: ReplayRequest) -> ReplayAnswer:
+        """Sends acknowledged batches again, as a consumer could have asked for."""
+        return await self._replay.ask(request)
+
+    async def vacuum(self) -> tuple[int, int]:
+        """Gives the buffer's free room back to the disk; bytes before and after. Raises ValueError."""
+        return await self._buffer.vacuum()
+
     async def _pause(self, seconds: float) -> None:
         """Waits, or until drain() is called."""
         with contextlib.suppress(TimeoutError):
@@ -103,6 +114,7 @@ class Forwarder:
             folder=self._folder,
             will=Will(self._topics.status, self._status("offline")),
             session_expiry=SESSION_EXPIRY_S,
+            on_message=self._hear,
             timeout=dial_timeout(time.monotonic() - self._away_since),
         )
         try:
@@ -117,12 +129,19 @@ class Forwarder:
                     await connection.publish(self._topics.status, self._status("online"), retain=True)
             except TimeoutError:
                 raise BrokerError(f"the broker acknowledged nothing for {timeout:g} s") from None
-            delivery = Delivery(self._buffer, connection, self._topics, self.status, self._learned, timeout, self._tell)
+            delivery = Delivery(
+                self._buffer, connection, self._topics, self.status, self._learned, self._replay, timeout, self._tell
+            )
             await delivery.run(self._draining)
             if self._draining.is_set():
                 await connection.publish(self._topics.status, self._status("offline"), retain=True)
+                await connection.close()
         finally:
-            await connection.close()
+            await connection.close(tell_will=True)  # given up, or stopped in the middle
+
+    def _hear(self, topic: str, payload: bytes, _retained: bool) -> None:
+        if topic == self._topics.request:
+            self._replay.hear(payload)
 
     def _status(self, state: Literal["online", "offline"]) -> bytes:
         return Status(state=state, ts=int(time.time() * 1000), version=self._version).pack()

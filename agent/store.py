@@ -21,6 +21,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from parkfleet.protocols.payload.intervals import IntervalSet
+
 #: What this agent writes (PRAGMA user_version); agent/migrations.py leads up to it.
 SCHEMA_VERSION: Final = 2
 #: "pfbf": marks the file as a ParkFleet buffer (PRAGMA application_id).
@@ -89,12 +91,27 @@ class Recoded:
 _COLUMNS: Final = "seq, count, schema_id, codec, body, parts, readings, first_ts, last_ts"
 
 
+#: Rows that cover a seq from :first to :last; the one that begins at or before :first may reach into it.
+_TOUCHING: Final = (
+    "seq <= :last AND seq >= coalesce((SELECT max(seq) FROM batches WHERE seq <= :first), :first)"
+    " AND seq + count > :first"
+)
+
+
 @dataclass(frozen=True)
 class Span:
     """Batches of one epoch with seq above `after`, up to `upto`."""
 
     after: int = 0
     upto: int = 2**62
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """What is there of a request by seq: rows, as first and last seq, that are acknowledged; and what is not there."""
+
+    kept: list[tuple[int, int]]
+    gone: list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -134,7 +151,7 @@ class Store:
         except sqlite3.Error as error:
             raise StoreError(f"cannot open {path}: {error}") from None
         try:
-            version = _version(connection, path)
+            version = check_version(connection, path)
             if version < SCHEMA_VERSION:
                 connection.close()
                 _migrate_in_child(path)
@@ -152,13 +169,13 @@ class Store:
             raise
 
     @classmethod
-    def in_memory(cls, max_bytes: int) -> "Store":
+    def in_memory(cls, retain_s: float, max_bytes: int) -> "Store":
         """A store of its own epoch that lives no longer than the process: for when the disk refuses."""
         from parkfleet.agent.migrations import migrate  # sqlite-utils costs 24 MB: not in the usual case
 
         connection = _connect(":memory:")
         migrate(connection)
-        return cls(connection, 0, max_bytes)
+        return cls(connection, retain_s, max_bytes)
 
     def append(self, batch: NewBatch) -> int:
         """Stores a batch and returns its seq. Raises sqlite3.Error: then nothing has changed."""
@@ -187,6 +204,42 @@ class Store:
         )
         found = (StoredBatch(self.epoch, *row) for row in rows if row[0] not in self._acknowledged)
         return list(islice(found, limit))
+
+    def kept(self, first: int, last: int, limit: int) -> list[StoredBatch]:
+        """Acknowledged batches that cover a seq from first to last, oldest first."""
+        query = f"SELECT {_COLUMNS}, acked_ms FROM batches WHERE {_TOUCHING} ORDER BY seq"
+        rows = self._db.execute(query, {"first": first, "last": last})
+        found = (
+            StoredBatch(self.epoch, *row[:-1]) for row in rows if row[-1] < WAITING or row[0] in self._acknowledged
+        )
+        return list(islice(found, limit))
+
+    def holdings(self, ranges: Iterable[tuple[int, int]]) -> Holdings:
+        """What is there of some ranges of seq that were given. What waits is neither kept nor gone: it comes anyway."""
+        kept, gone, highest = [], [], self.last_seq()
+        for first, last in ranges:
+            there = IntervalSet()
+            query = f"SELECT seq, count, acked_ms FROM batches WHERE {_TOUCHING} ORDER BY seq"
+            for seq, count, acked_ms in self._db.execute(query, {"first": first, "last": last}):
+                there.add(seq, seq + count - 1)
+                if acked_ms < WAITING or seq in self._acknowledged:
+                    kept.append((seq, seq + count - 1))
+            gone += there.missing(first, min(last, highest))
+        return Holdings(kept, gone)
+
+    def kept_between(self, since: int, until: int, after: int, limit: int) -> tuple[list[tuple[int, int]], int]:
+        """Acknowledged batches with readings from since to until (ms UTC), as first and last seq; and where to go on.
+
+        Looks at `limit` rows with a seq above `after`; 0 in place of a seq to go on from says that there are no more.
+        """
+        query = "SELECT seq, count, first_ts, last_ts, acked_ms FROM batches WHERE seq > ? ORDER BY seq LIMIT ?"
+        rows = self._db.execute(query, (after, limit)).fetchall()
+        kept = [
+            (seq, seq + count - 1)
+            for seq, count, first_ts, last_ts, acked_ms in rows
+            if last_ts >= since and first_ts <= until and (acked_ms < WAITING or seq in self._acknowledged)
+        ]
+        return kept, rows[-1][0] if len(rows) == limit else 0
 
     def last_seq(self) -> int:
         """The highest seq ever given."""
@@ -250,6 +303,18 @@ class Store:
             dropped_readings=int(dropped.get("dropped_readings", 0)),
         )
 
+    def rows(self, after: int, limit: int) -> list[tuple[StoredBatch, int]]:
+        """Any batches with a seq above `after`, oldest first, with their acked_ms."""
+        query = f"SELECT {_COLUMNS}, acked_ms FROM batches WHERE seq > ? ORDER BY seq LIMIT ?"
+        return [(StoredBatch(self.epoch, *row[:-1]), row[-1]) for row in self._db.execute(query, (after, limit))]
+
+    def vacuum(self) -> tuple[int, int]:
+        """Gives free pages back to the disk; bytes of the file before and after. Raises sqlite3.Error."""
+        before = self._size()
+        self._db.execute("VACUUM")
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return before, self._size()
+
     def close(self) -> None:
         """Writes acknowledgements and closes; the file is whole without it too."""
         try:
@@ -296,6 +361,10 @@ class Store:
                 " ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + CAST(excluded.value AS INTEGER)",
                 (name, str(count)),
             )
+
+    def _size(self) -> int:
+        pages, size = (int(self._db.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_count", "page_size"))
+        return pages * size
 
     def _used(self) -> int:
         """Bytes of pages in use."""
@@ -348,7 +417,7 @@ def _set_up(connection: sqlite3.Connection) -> None:
         raise ForeignStoreError(f"it is damaged: {check}")
 
 
-def _version(connection: sqlite3.Connection, path: Path) -> int:
+def check_version(connection: sqlite3.Connection, path: Path) -> int:
     """The file's schema version; 0 for a new file. Raises ForeignStoreError, StoreError."""
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])

@@ -29,6 +29,7 @@ MAX_PACKET_BYTES: Final = 16 * 1024 * 1024 + 1024
 #: paho queues beyond this by itself; who publishes counts its own flight, and the broker's receive maximum.
 PAHO_IN_FLIGHT: Final = 1000
 
+_WITH_WILL: Final = 4
 _UNSPECIFIED: Final = 0x80  # what paho says when the link just broke
 
 OnMessage = Callable[[str, bytes, bool], None]  # topic, payload, retained
@@ -156,10 +157,14 @@ class MqttConnection:
         """Why the connection was lost."""
         return BrokerError(self.lost.result(), self.lost_code)
 
-    async def close(self) -> None:
-        """Says goodbye and ends the connection; never raises, may be called twice."""
+    async def close(self, *, tell_will: bool = False) -> None:
+        """Says goodbye and ends the connection; never raises, may be called twice.
+
+        tell_will: the broker is to say our will all the same (reason code 4).
+        """
         if not self.lost.done():
-            self._client.disconnect()
+            code = ReasonCode(PacketTypes.DISCONNECT, identifier=_WITH_WILL) if tell_will else None
+            self._client.disconnect(code)
             self._client.loop_write()  # or the broker would not hear it before the socket closes, and tell our will
             self._end("closed by us")
 

@@ -63,7 +63,9 @@ class LinkProxy:
         assert task is not None
         self._links.add(task)
         try:
-            if not self.is_cut:
+            silent = not self._passing.is_set()
+            await self._passing.wait()
+            if not self.is_cut and not silent:  # in a partition no connection is made
                 await self._pass_both_ways(reader, writer)
         except asyncio.CancelledError:
             pass  # cut, or closing: the server's own callback must not see it

@@ -14,13 +14,16 @@ from parkfleet.agent.buffer import Buffer
 from parkfleet.agent.forwarder import Forwarder
 from parkfleet.agent.store import NewBatch
 from parkfleet.protocols.config import BrokerConfig, BufferConfig
+from parkfleet.protocols.mqtt import MqttConnection
 from parkfleet.protocols.payload.codecs import CODEC, decode, encode
+from parkfleet.protocols.payload.consumer import BatchDecoded, Consumer, GapLost, GapSeen, Output, SchemaWanted
 from parkfleet.protocols.payload.envelope import Envelope
+from parkfleet.protocols.payload.request import ReplayAnswer, ReplayRequest
 from parkfleet.protocols.payload.schema import Schema
 from parkfleet.protocols.payload.series import Column, Entry, Rows
-from parkfleet.protocols.payload.topics import GatewayTopics
+from parkfleet.protocols.payload.topics import GatewayTopics, subscriptions
 from parkfleet.protocols.quantity import Duration, Size
-from parkfleet.simulators.broker import running_broker
+from parkfleet.simulators.broker import RunningBroker, running_broker
 from parkfleet.simulators.moody_broker import MoodyBroker
 from parkfleet.simulators.proxy import LinkProxy
 from tests.eventually import eventually
@@ -217,6 +220,108 @@ async def test_too_large_is_split(buffer: Buffer, announced: bool) -> None:
         assert (broker.refused == 0) is announced
         seqs = sorted(envelope.seq_first for envelope in envelopes(broker))
         assert seqs == list(range(1, len(seqs) + 1))
+
+
+async def test_replay_by_seq_and_by_time(buffer: Buffer) -> None:
+    """Acknowledged batches go again, marked, once for each request; what is not there is said to be gone."""
+    for number in range(10):
+        await buffer.append(batch(number))
+    (epoch,) = await buffer.last_seqs()
+    async with MoodyBroker(lambda *_: 0) as broker, forwarding(buffer, broker.port) as running:
+        await nothing_waits(buffer)
+        broker.taken.clear()
+        answer = await running.replay(ReplayRequest(epoch=epoch, ranges=[(3, 4), (9, 20)]))
+        assert answer == ReplayAnswer(epoch, 4, [])
+        await eventually(lambda: running.status.replayed == 4)
+        assert [envelope.seq_first for envelope in envelopes(broker)] == [3, 4, 9, 10]
+        assert all(envelope.replayed for envelope in envelopes(broker))
+        assert await running.replay(ReplayRequest(since=5000, until=6000)) == ReplayAnswer(0, 2, [])
+        await eventually(lambda: running.status.replayed == 6)
+        assert await running.replay(ReplayRequest(epoch=epoch ^ 1, ranges=[(1, 2)])) == ReplayAnswer(
+            epoch ^ 1, 0, [(1, 2)]
+        )
+        await buffer.append(batch(10))
+        await nothing_waits(buffer)
+        assert running.status.batches == 11
+
+
+async def test_replay_goes_on_over_a_broken_connection(buffer: Buffer) -> None:
+    """What was asked for is sent until it is acknowledged, whatever ends the connection."""
+    for number in range(40):
+        await buffer.append(batch(number))
+    (epoch,) = await buffer.last_seqs()
+    async with (
+        MoodyBroker(lambda *_: 0) as broker,
+        LinkProxy("127.0.0.1", broker.port) as link,
+        forwarding(buffer, link.port, 0.5) as running,
+    ):
+        await nothing_waits(buffer)
+        broker.taken.clear()
+        link.silence()
+        await running.replay(ReplayRequest(epoch=epoch, ranges=[(1, 40)]))
+        await eventually(lambda: not running.status.connected)
+        link.mend()
+        await eventually(lambda: running.status.replayed == 40)
+        assert {envelope.seq_first for envelope in envelopes(broker)} == set(range(1, 41))
+
+
+async def test_consumer_asks_for_what_the_broker_lost(buffer: Buffer, broker: RunningBroker) -> None:
+    """Batches that a broker acknowledged and lost are asked for by the consumer, and come; so does a lost schema."""
+    taken: list[BatchDecoded] = []
+    lost: list[GapLost] = []
+    requests: list[tuple[str, bytes]] = []
+    consumer = Consumer(gap_age=0.2)
+
+    def feed(topic: str, payload: bytes) -> None:
+        envelope = Envelope.unpack(payload) if topic == TOPICS.batch else None
+        if envelope and not envelope.replayed and 3 <= envelope.seq_first <= 5:
+            return  # this is what a broker does that is killed 0.2 s after it has acknowledged
+        if topic.startswith(f"{TOPICS.base}/schema") and len(requests) == 0:
+            return
+        take(consumer.feed(topic, payload))
+
+    def take(outputs: list[Output]) -> None:
+        for output in outputs:
+            match output:
+                case BatchDecoded():
+                    taken.append(output)
+                case GapLost():
+                    lost.append(output)
+                case GapSeen() | SchemaWanted():
+                    requests.append((output.request_topic, output.request))
+                    connection.publish(*requests[-1])
+
+    connection = await MqttConnection.open(
+        BrokerConfig(broker.url), "consumer", on_message=lambda topic, payload, _: feed(topic, payload)
+    )
+    await connection.subscribe(*subscriptions())
+    for number in range(10):
+        await buffer.append(batch(number))
+    async with forwarding(buffer, broker.port):
+
+        def healed() -> bool:
+            take(consumer.due())
+            return len(taken) == 10
+
+        await eventually(healed)
+        assert sorted(b.envelope.seq_first for b in taken) == list(range(1, 11))
+        assert lost == []
+        await buffer.append(batch(11))
+        await eventually(lambda: len(taken) == 11)
+    await connection.close()
+
+
+async def test_hostile_request(buffer: Buffer, broker: RunningBroker) -> None:
+    """Whatever stands on the request topic, the forwarder lives on."""
+    stranger = await MqttConnection.open(BrokerConfig(broker.url), "stranger")
+    async with forwarding(buffer, broker.port) as running:
+        await eventually(lambda: running.status.connected)
+        for payload in (b"", b"{}", b"\xff", b"[" * 70_000, b'{"epoch":1,"ranges":[[1,4611686018427387903]]}'):
+            await stranger.publish(TOPICS.request, payload)
+        for number in range(3):
+            await buffer.append(batch(number))
+        await nothing_waits(buffer)
+    await stranger.close()
 
 
 async def test_connection_refused_by_code(buffer: Buffer) -> None:
