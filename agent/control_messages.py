@@ -9,6 +9,7 @@ from msgspec import Meta
 from parkfleet.agent.configuration import Configuration
 from parkfleet.agent.reading import MeterReading
 from parkfleet.agent.status import AgentSnapshot
+from parkfleet.protocols.payload.request import ReplayAnswer, ReplayRequest
 
 #: The socket's name, beside the buffer.
 SOCKET_NAME: Final = "agent.sock"
@@ -45,7 +46,17 @@ class AskTransact(msgspec.Struct, tag_field="ask", tag="transact", frozen=True, 
     timeout: Annotated[float, Meta(gt=0, le=5)]  # seconds
 
 
-Ask = AskStatus | AskRead | AskWake | AskTransact
+class AskReplay(msgspec.Struct, tag_field="ask", tag="replay", frozen=True, forbid_unknown_fields=True):
+    """Acknowledged batches, once more to the broker."""
+
+    request: ReplayRequest
+
+
+class AskVacuum(msgspec.Struct, tag_field="ask", tag="vacuum", frozen=True, forbid_unknown_fields=True):
+    """Free room of the buffer's file back to the disk."""
+
+
+Ask = AskStatus | AskRead | AskWake | AskTransact | AskReplay | AskVacuum
 
 
 class LineState(msgspec.Struct, frozen=True):
@@ -96,6 +107,19 @@ class Transacted(msgspec.Struct, tag_field="answer", tag="transact", frozen=True
     pdu: str
 
 
+class Replayed(msgspec.Struct, tag_field="answer", tag="replay", frozen=True):
+    """What will be sent again."""
+
+    found: ReplayAnswer
+
+
+class Vacuumed(msgspec.Struct, tag_field="answer", tag="vacuum", frozen=True):
+    """Bytes of the buffer's file."""
+
+    before: int
+    after: int
+
+
 class Failed(msgspec.Struct, tag_field="answer", tag="failed", frozen=True):
     """Nothing came of it."""
 
@@ -103,7 +127,7 @@ class Failed(msgspec.Struct, tag_field="answer", tag="failed", frozen=True):
     told: str
 
 
-Answer = Status | Read | Woken | Transacted | Failed
+Answer = Status | Read | Woken | Transacted | Replayed | Vacuumed | Failed
 
 
 def socket_path(configuration: Configuration) -> Path:

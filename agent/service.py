@@ -52,7 +52,8 @@ class AgentService:
         Raises AgentRunningError when another agent runs with this configuration.
         """
         owners = self._polling.lines
-        async with ControlSocket(socket_path(self._configuration), self._plan, owners, self._status) as control:
+        path = socket_path(self._configuration)
+        async with ControlSocket(path, self._plan, owners, self._status, self._forwarder) as control:
             await self._live(stop, control)
 
     async def _live(self, stop: asyncio.Event, control: ControlSocket) -> None:

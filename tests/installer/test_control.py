@@ -19,6 +19,7 @@ from parkfleet.agent.installer import agent_runs, reader, through_agent
 from parkfleet.agent.plan import Plan
 from parkfleet.agent.scan import ScanPlan, scan
 from parkfleet.protocols.modbus.pdu import AnswerTimeoutError, ExceptionAnswerError, ReadRequest
+from parkfleet.protocols.payload.request import ReplayAnswer, ReplayRequest
 from parkfleet.protocols.payload.schema import Schema
 from parkfleet.simulators.meter import SimulatedMeter
 from tests.eventually import eventually
@@ -178,7 +179,14 @@ def listening(path: Path) -> ControlSocket:
     async def status() -> Status:
         raise ValueError("not in this test")
 
-    return ControlSocket(path, Plan(Schema(()), ()), {}, status)
+    class Nothing:
+        async def replay(self, request: ReplayRequest) -> ReplayAnswer:
+            raise ValueError("not in this test")
+
+        async def vacuum(self) -> tuple[int, int]:
+            raise ValueError("not in this test")
+
+    return ControlSocket(path, Plan(Schema(()), ()), {}, status, Nothing())
 
 
 async def said(path: Path, data: bytes) -> bytes:
