@@ -1,5 +1,6 @@
 """Engine on a serial line: values, silence, and everything a bus does that is no answer."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -213,3 +214,17 @@ def test_port_that_cannot_be_opened() -> None:
         index = rig.engine.add_line(serial_line(-1, meter(1, 1, 100 * MS)))
         rig.engine.line_opened(index, -1)
         assert rig.scans(1)[0].quality == bytes([DISCONNECTED, DISCONNECTED])
+
+
+def test_port_lent_while_requests_wait_for_silence_is_not_taken_for_babble() -> None:
+    """However long a guest has it: the time until it is back is not one in which somebody never stopped talking."""
+    with rig_on_pty(well, meter(1, 1), timeout_ns=40 * MS) as (rig, _, index):
+        for loan in range(1, 9):
+            rig.engine.lend(index)
+            rig.until(lambda _, loan=loan: rig.engine.loans(index) >= loan)  # type: ignore[misc]
+            threading.Event().wait(0.06)  # longer than the time-out
+            before = len(rig.records)
+            rig.engine.take_back(index)
+            rig.until(lambda all, before=before: len(all) > before + 1)  # type: ignore[misc]
+        assert rig.engine.line_counters(index).corrupt == 0
+        assert not any(record.quality.count(CORRUPT) for record in rig.records)
