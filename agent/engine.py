@@ -107,6 +107,8 @@ def line_spec(plan: LinePlan, first_tag: int, address: bytes = b"", fd: int = -1
         fd=fd,
         address=address,
         least_timeout_ns=LEAST_TIMEOUT_NS[KINDS[line.kind]],
+        connections=plan.config.connections,
+        outstanding=plan.config.outstanding,
     )
 
 

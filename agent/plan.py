@@ -50,7 +50,7 @@ class LinePlan:
     @property
     def load(self) -> float:
         """Share of the line's time that the plan needs, 0 to 1; above 1 it cannot be kept."""
-        return sum(self.scan_seconds(meter) / meter.config.interval for meter in self.meters)
+        return sum(self.scan_seconds(meter) / meter.config.interval for meter in self.meters) / self.config.lanes
 
     def scan_seconds(self, meter: MeterPlan) -> float:
         """Wire time of one scan of a meter, the silence it needs before each request included."""

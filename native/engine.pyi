@@ -35,6 +35,9 @@ class Engine:
     def run(self) -> None:
         """The engine's thread: returns after stop(). Holds no GIL. Raises RuntimeError when it runs already."""
 
+    def turn(self) -> None:
+        """One round of run()'s loop in the caller's thread, in run()'s stead: for fuzzing. Waits a second at most."""
+
     def stop(self, within_s: float = 2.0) -> None:
         """No scan is begun any more; run() returns when those under way have ended, at the latest after within_s."""
 

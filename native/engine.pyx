@@ -165,6 +165,11 @@ cdef class Engine:
         finally:
             self._running.release()
 
+    def turn(self):
+        self._open()
+        obey(&self.commands, &self.state)
+        turn(&self.state)
+
     def stop(self, double within_s=2.0):
         self._post(STOP, 0, <int64_t>(within_s * 1e9), NULL)
 
