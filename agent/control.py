@@ -20,16 +20,21 @@ from parkfleet.agent.control_messages import (
     MAX_REQUEST,
     Answer,
     Ask,
+    AskForget,
+    AskLines,
     AskRead,
     AskStatus,
     AskTransact,
     AskWake,
     Failed,
+    Forgotten,
+    Lines,
     Read,
     Status,
     Transacted,
     Woken,
 )
+from parkfleet.agent.line_book import LineBook
 from parkfleet.agent.plan import MeterPlan, Plan
 from parkfleet.agent.reading import read_meter
 from parkfleet.agent.transport import LineDownError
@@ -70,11 +75,13 @@ class ControlSocket:
         plan: Plan,
         owners: Mapping[str, LineOwner],  # by line id
         status: Callable[[], Awaitable[Status]],
+        book: LineBook,
     ) -> None:
         self._path = path
         self._owners = owners
         self._meters = {meter.config.id: meter for line in plan.lines for meter in line.meters}
         self._status = status
+        self._book = book
         self._clients: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._inode = 0
@@ -147,6 +154,10 @@ class ControlSocket:
                     return Read(await read_meter(plan, self._owners[plan.config.line].ask))
                 case AskWake(meter):
                     return await self._wake(self._meter(meter))
+                case AskLines(line_id):
+                    return Lines(self._book.facts(line_id))
+                case AskForget(meter):
+                    return Forgotten(meter, await self._book.forget(meter))
                 case AskTransact():
                     return await self._transact(asked)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, LookupError) as error:

@@ -13,22 +13,27 @@ from parkfleet.agent.control_messages import (
     MAX_ANSWER,
     Answer,
     Ask,
+    AskForget,
+    AskLines,
     AskRead,
     AskStatus,
     AskTransact,
     AskWake,
     Failed,
+    Forgotten,
+    Lines,
     Read,
     Status,
     Transacted,
     Woken,
 )
+from parkfleet.agent.line_messages import LineFacts
 from parkfleet.agent.reading import MeterReading
 from parkfleet.agent.transport import LineDownError
 from parkfleet.protocols.modbus.pdu import AnswerTimeoutError, CorruptAnswerError, Request
 
 T = TypeVar("T")
-A = TypeVar("A", Status, Read, Woken, Transacted)
+A = TypeVar("A", Status, Read, Woken, Transacted, Lines, Forgotten)
 
 #: An agent whose line is loaded answers late; one that does not answer in so long hangs. Seconds.
 PATIENCE_S: Final = 60.0
@@ -60,6 +65,14 @@ class ControlClient:
     async def wake(self, meter: str) -> Woken:
         """Has a meter asked at once."""
         return await self._ask(AskWake(meter), Woken)
+
+    async def lines(self, line: str | None) -> list[LineFacts]:
+        """What is known of a line, or of all."""
+        return (await self._ask(AskLines(line), Lines)).lines
+
+    async def forget(self, meter: str) -> Forgotten:
+        """Has the agent forget what it learned of a meter."""
+        return await self._ask(AskForget(meter), Forgotten)
 
     async def transact(self, line: str, request: Request[T], timeout: float) -> T:
         """One reading request on a line of the agent's. Raises ModbusError and LineDownError as well."""

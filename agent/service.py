@@ -15,6 +15,7 @@ from parkfleet.agent.control_messages import LineState, Status, socket_path
 from parkfleet.agent.forwarder import Forwarder
 from parkfleet.agent.learned_store import STORE_NAME, LearnedStore
 from parkfleet.agent.learner import Learner, known_facts
+from parkfleet.agent.line_book import LineBook
 from parkfleet.agent.plan import make_plan
 from parkfleet.agent.polling import Polling
 from parkfleet.agent.snapshot import Snapshots
@@ -47,6 +48,7 @@ class AgentService:
         topics = GatewayTopics(gateway.park, gateway.gateway)
         self._forwarder = Forwarder(self._buffer, gateway.broker, topics, configuration.folder, __version__)
         self._polling = Polling(self._plan.lines, self._plan.delivering(self._batcher.add), self._learner.saw)
+        self._book = LineBook(self._plan, self._learner, self._polling.lines)
         self._snapshots = Snapshots(lambda: self._polling.statuses, self._forwarder.status, len(gateway.meters))
         self._configuration = configuration
 
@@ -56,7 +58,9 @@ class AgentService:
         Raises AgentRunningError when another agent runs with this configuration.
         """
         owners = self._polling.lines
-        async with ControlSocket(socket_path(self._configuration), self._plan, owners, self._status) as control:
+        async with ControlSocket(
+            socket_path(self._configuration), self._plan, owners, self._status, self._book
+        ) as control:
             await self._live(stop, control)
 
     async def _live(self, stop: asyncio.Event, control: ControlSocket) -> None:
@@ -67,9 +71,11 @@ class AgentService:
                 forward = group.create_task(self._forwarder.run(), name="forwarder")
                 flush = group.create_task(self._flush_for_ever(), name="flush")
                 learn = group.create_task(self._learner.run(self._polling.lines), name="learner")
+                measure = group.create_task(self._book.run(), name="line book")
                 report = group.create_task(self._report_for_ever(), name="report")
                 await stop.wait()
                 report.cancel()
+                measure.cancel()
                 learn.cancel()  # with its request on a line
                 await control.close()  # before the lines: nobody asks on a line that is being closed
                 await self._finish(poll, flush, forward)

@@ -173,7 +173,8 @@ cdef inline void settle_answer(State *state, Connection *link, Transaction *tran
     if (code == GATEWAY_PATH or code == GATEWAY_TARGET) and link.line.kind != SERIAL:
         settle_unreached(state, link, transaction, code)
         return
-    learn(meter.unit, state.now - transaction.sent_end - request.in_ns)
+    # A refusal is five bytes, whatever was asked for.
+    learn(meter.unit, state.now - transaction.sent_end - (5 * link.line.byte_ns if code else request.in_ns))
     answered_well(link.line, meter.unit)
     meter.answered += 1
     if code:

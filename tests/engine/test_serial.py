@@ -228,3 +228,15 @@ def test_port_lent_while_requests_wait_for_silence_is_not_taken_for_babble() -> 
             rig.until(lambda all, before=before: len(all) > before + 1)  # type: ignore[misc]
         assert rig.engine.line_counters(index).corrupt == 0
         assert not any(record.quality.count(CORRUPT) for record in rig.records)
+
+
+def test_refusal_is_timed_by_its_own_length() -> None:
+    """Its turnaround is not taken for shorter by the wire time of the long answer that did not come."""
+
+    def refuse(unit: int, pdu: bytes) -> list[tuple[float, bytes]]:
+        return [(0.3, rtu.frame(unit, bytes([pdu[0] | 0x80, 2])))]
+
+    with rig_on_pty(refuse, meter(1, 1, blocks=((0, 125),)), timeout_ns=20_000 * MS, baud=9600) as (rig, _, index):
+        rig.scans(2)
+        (counted,) = rig.engine.meter_counters(index)
+    assert counted.turnaround_ns > 280 * MS  # 266 ms is what 125 registers take at 9600 baud
