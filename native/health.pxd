@@ -11,7 +11,7 @@ likely a frame lost to noise.
 
 from libc.stdint cimport int64_t, uint64_t
 
-from parkfleet.native.model cimport RTU_TCP, SERIAL, Line, State, Unit
+from parkfleet.native.model cimport RTU_TCP, SAMPLES, SERIAL, Line, State, Unit
 
 cdef enum:
     BUDGET_SHARE = 50               # one part in fifty: 2 %
@@ -57,6 +57,8 @@ cdef inline void learn(Unit *unit, int64_t sample) noexcept nogil:
     """One more answer: how long it took to begin."""
     cdef int64_t off
     sample = max(sample, 1)
+    unit.samples[unit.sample_count % SAMPLES] = sample
+    unit.sample_count += 1
     if unit.turnaround == 0:
         unit.turnaround = sample
         unit.deviation = sample // 2

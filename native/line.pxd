@@ -131,6 +131,7 @@ cdef inline void finish(State *state, Connection *link, Transaction *transaction
     """Frees a transaction and, when it was the last, ends its scan."""
     cdef Meter *meter = transaction.meter
     link.line.counters.busy_ns += <uint64_t>max(0, state.now - transaction.sent)
+    meter.busy_ns += <uint64_t>max(0, state.now - transaction.sent)
     if meter.gap:
         meter.unit.not_before = max(meter.unit.not_before, state.now + meter.gap)
     transaction.meter = NULL
@@ -168,10 +169,12 @@ cdef inline void settle_answer(State *state, Connection *link, Transaction *tran
     link.proven = 1
     link.backoff = 0
     link.line.counters.answers += 1
+    meter.answered_all += 1
     if (code == GATEWAY_PATH or code == GATEWAY_TARGET) and link.line.kind != SERIAL:
         settle_unreached(state, link, transaction, code)
         return
-    learn(meter.unit, state.now - transaction.sent_end - request.in_ns)
+    # A refusal is five bytes, whatever was asked for.
+    learn(meter.unit, state.now - transaction.sent_end - (5 * link.line.byte_ns if code else request.in_ns))
     answered_well(link.line, meter.unit)
     meter.answered += 1
     if code:
@@ -217,6 +220,7 @@ cdef inline void settle_timeout(State *state, Connection *link, Transaction *tra
         return
     if cause == TIMEOUT:
         line.counters.timeouts += 1
+        transaction.meter.timeouts += 1
     else:
         line.counters.corrupt += 1
     missed(state, line, transaction.meter.unit, cause, transaction.sent,
@@ -264,6 +268,7 @@ cdef inline bint send_request(State *state, Connection *link, Meter *meter, int 
         forget_bytes(link)
         link.quiet_at = transaction.sent_end
     meter.sent += 1
+    meter.asked += 1
     meter.under_way += 1
     link.under_way += 1
     line.counters.requests += 1
