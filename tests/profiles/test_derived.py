@@ -30,7 +30,7 @@ def profile(points: list[dict[str, Any]], *derived: dict[str, Any], **more: Any)
 
 def slot_of(kind: str, value: Read) -> int:
     """As the decoder leaves it."""
-    if isinstance(value, Quality) or isinstance(value, str):
+    if isinstance(value, Quality | str):
         return 0
     if kind == "float32":
         return int(struct.unpack("<i", struct.pack("<f", value))[0])
@@ -111,8 +111,10 @@ def test_difference_of_two() -> None:
 def test_decimals_in_another_register() -> None:
     """10 to the power of minus the register's number; a number beyond all sense makes it not available."""
     model = profile(
-        [{"id": "volume", "type": "int32", "scale_from": {"point": "places", "power": -1}}]
-        + [{"id": "places", "type": "int16", "hidden": True}]
+        [
+            {"id": "volume", "type": "int32", "scale_from": {"point": "places", "power": -1}},
+            {"id": "places", "type": "int16", "hidden": True},
+        ]
     )
     assert delivered(model, {"volume": 123_456, "places": 3}) == {"volume": 123.456}
     assert delivered(model, {"volume": 123_456, "places": -2}) == {"volume": 12_345_600}
@@ -180,7 +182,8 @@ def test_ratio_out_of_the_configuration_wins() -> None:
 def test_secondary_values_beside_the_primary_ones() -> None:
     """Only of what a transformer lies before."""
     found = delivered(BEHIND, READ, Ratios(keep_raw=True))
-    assert found["current"], found["current_raw"] == (168.0, 4.2)
+    assert found["current"] == 168.0
+    assert found["current_raw"] == 4.2
     assert found["power_raw"] == 420
     assert "frequency_raw" not in found
     assert "voltage_raw" not in found
@@ -233,7 +236,7 @@ def test_strings_among_the_columns() -> None:
         st.tuples(
             st.integers(-(2**31), 2**31 - 1),
             st.decimals(-1000, 1000, places=3).filter(bool),
-            st.integers(1, 100_000),
+            st.integers(1, 1000),
             st.booleans(),
         ),
         min_size=1,
