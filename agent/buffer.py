@@ -5,6 +5,7 @@ batches may be published, and a number published without being on the disk must 
 """
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 import time
@@ -14,10 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
+from parkfleet.agent.joining import split
+from parkfleet.agent.room import Room
 from parkfleet.agent.store import (
     ForeignStoreError,
     Holdings,
     NewBatch,
+    Rewrite,
     Span,
     Store,
     StoredBatch,
@@ -36,6 +40,8 @@ T = TypeVar("T")
 MEMORY_BYTES: Final = 32 * 1024 * 1024
 #: A search through the whole buffer looks at so many rows before it lets an append pass.
 ROWS_AT_ONCE: Final = 1000
+#: Batches are joined when nobody has looked for some to send in so long: an outage, and not its first moment. Seconds.
+JOIN_QUIET_S: Final = 30.0
 #: Seconds between tries to use the disk again.
 RETRY_DISK_S: Final = 30.0
 
@@ -49,7 +55,9 @@ class Buffer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="buffer")
         self._disk: Store | None = None
         self._memory: Store | None = None
+        self._room: Room | None = None
         self._retry_at = 0.0
+        self._read_at = time.monotonic()  # when somebody last looked for batches to send
         self._arrived = asyncio.Event()
         self.trouble = ""  # why the disk is not used; empty when it is
 
@@ -64,6 +72,7 @@ class Buffer:
 
     async def waiting(self, span: Callable[[int], Span], limit: int) -> list[StoredBatch]:
         """The oldest batches not acknowledged, of each epoch those in its span."""
+        self._read_at = time.monotonic()
         return await self._run(lambda: self._waiting(span, limit))
 
     async def split(self, batch: StoredBatch) -> bool:
@@ -141,11 +150,12 @@ class Buffer:
         config = self._config
         try:
             try:
-                self._disk = Store.open(self._path, config.retain, config.max_bytes)
+                self._disk = Store.open(self._path, config.retain, config.max_bytes, config.min_free)
             except ForeignStoreError as error:
                 aside = self._move_aside()
                 log.error("buffer: %s; moved to %s, starting a new one", error, aside)
-                self._disk = Store.open(self._path, config.retain, config.max_bytes)
+                self._disk = Store.open(self._path, config.retain, config.max_bytes, config.min_free)
+            self._room = Room(self._disk, config.keep)
         except (StoreError, OSError) as error:
             self._use_memory(str(error))
             return
@@ -168,15 +178,47 @@ class Buffer:
             self._open_disk()
         if self._disk is not None:
             try:
-                self._disk.append(batch)
+                self._disk.append(batch, self._rewrite())
+                self._tell_dropped(self._disk)
                 self.trouble = ""
                 return
             except sqlite3.Error as error:
                 self._use_memory(f"cannot write {self._path}: {error}")
                 if not isinstance(error, sqlite3.OperationalError):  # damaged: the next try opens it anew
-                    self._disk = None
+                    self._damaged(error)
         assert self._memory is not None
         self._memory.append(batch)
+        self._tell_dropped(self._memory)
+
+    def _rewrite(self) -> Rewrite | None:
+        """What may be done for more room with the next append. What cannot be decoded is left as it is, and told."""
+        if self._room is None:
+            return None
+        try:
+            return self._room.next(quiet=time.monotonic() - self._read_at > JOIN_QUIET_S)
+        except PayloadError as error:
+            log.error("buffer: a batch is damaged, none is joined or thinned any more: %s", error)
+            self._room = None
+            return None
+
+    def _tell_dropped(self, store: Store) -> None:
+        dropped, store.dropped = store.dropped, []
+        if dropped:
+            first, last = dropped[0], dropped[-1]
+            log.error(
+                "buffer: no room: batches %d to %d of epoch %d are dropped, with %d readings",
+                *(first.seq, last.seq + last.count - 1, store.epoch, sum(row.readings for row in dropped)),
+            )
+
+    def _damaged(self, error: sqlite3.Error) -> None:
+        """The database is of no use any more: closed, moved aside, and a new one is begun with the next append."""
+        if self._disk is None:
+            return
+        with contextlib.suppress(sqlite3.Error):
+            self._disk.close()
+        self._disk = self._room = None
+        log.error("buffer: %s is damaged: %s; moved to %s", self._path, error, self._move_aside())
+        self._retry_at = 0.0
 
     def _acknowledge(self, batches: list[StoredBatch]) -> None:
         for store in self._stores():
@@ -213,8 +255,6 @@ class Buffer:
 
     def _split(self, batch: StoredBatch) -> bool:
         """Raises nothing: what cannot be decoded or written stays as it is."""
-        from parkfleet.agent.joining import split  # the codec: not before it is needed
-
         store = next((store for store in self._stores() if store.epoch == batch.epoch), None)
         if store is None:
             return False
@@ -223,7 +263,9 @@ class Buffer:
             if halves is None:
                 return False
             one, two = halves
-            return store.rewrite([batch], [(batch.seq, one), (batch.seq + one.count if batch.count > 1 else None, two)])
+            second = batch.seq + one.count if batch.count > 1 else None
+            pieces = [(batch.seq, one), (second, two)]
+            return store.rewrite(Rewrite([batch], pieces, batch.schema_id, level=batch.level))
         except (PayloadError, sqlite3.Error) as error:
             log.error("buffer: cannot split batch %d: %s", batch.seq, error)
             return False
@@ -242,6 +284,9 @@ class Buffer:
             kept_bytes=sum(part.kept_bytes for part in parts),
             dropped_batches=sum(part.dropped_batches for part in parts),
             dropped_readings=sum(part.dropped_readings for part in parts),
+            thinned_readings=sum(part.thinned_readings for part in parts),
+            used=current.used,
+            limit=current.limit,
         )
 
     def _vacuum(self) -> tuple[int, int]:
