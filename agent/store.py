@@ -33,12 +33,19 @@ APPLICATION_ID: Final = 0x70666266
 WAITING: Final = 2**47 - 1
 #: A page of the database that is free is kept for reuse; so much room per batch beside its bytes is reckoned with.
 ROW_OVERHEAD: Final = 64
+#: A file of up to so many pages (32 MiB) is checked when it is opened. A larger one would hold up the start (half a
+#: minute on an SD card): there damage shows when it is met, and `parkfleet agent buffer verify` looks for it.
+CHECKED_PAGES: Final = 8192
 #: At this part of the limit acknowledged batches go, and what waits is thinned; at the limit the oldest goes.
 THIN_AT: Final = 0.9
 
 
 class StoreError(Exception):
     """The database cannot be used; the message is a sentence for the operator."""
+
+
+class NewerStoreError(StoreError):
+    """A newer agent wrote the file: it is left as it is."""
 
 
 class ForeignStoreError(StoreError):
@@ -134,16 +141,16 @@ class Holdings:
 class StoreStats:
     """What waits, and what is kept."""
 
-    epoch: int
-    last_seq: int
-    batches: int  # not acknowledged
-    readings: int
-    bytes: int
-    oldest_ts: int  # ms UTC of the oldest reading that waits; 0 when none does
-    kept_batches: int  # acknowledged, kept for replay
-    kept_bytes: int
-    dropped_batches: int  # dropped unacknowledged, since the file was made
-    dropped_readings: int
+    epoch: int = 0
+    last_seq: int = 0
+    batches: int = 0  # not acknowledged
+    readings: int = 0
+    bytes: int = 0
+    oldest_ts: int = 0  # ms UTC of the oldest reading that waits; 0 when none does
+    kept_batches: int = 0  # acknowledged, kept for replay
+    kept_bytes: int = 0
+    dropped_batches: int = 0  # dropped unacknowledged, since the file was made
+    dropped_readings: int = 0
     thinned_readings: int = 0  # that stand no more by themselves, since the file was made
     used: int = 0  # bytes of the file in use
     limit: int = 0  # bytes that may be
@@ -229,9 +236,10 @@ class Store:
         with _transaction(self._db):
             self._add_schema(batch.schema_id, batch.schema)
             cursor = self._db.execute(
-                "INSERT INTO batches (schema_id, codec, body, readings, first_ts, last_ts, acked_ms)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (batch.schema_id, batch.codec, batch.body, batch.readings, batch.first_ts, batch.last_ts, WAITING),
+                "INSERT INTO batches"
+                " (count, acked_ms, schema_id, codec, readings, first_ts, last_ts, thinned, parts, body)"
+                f" VALUES (1, {WAITING}, ?, ?, ?, ?, ?, 0, x'', ?)",
+                (batch.schema_id, batch.codec, batch.readings, batch.first_ts, batch.last_ts, batch.body),
             )
             self._mark(acknowledged, now)
             if rewrite:
@@ -503,8 +511,10 @@ def _set_up(connection: sqlite3.Connection) -> None:
     if mode != "wal":
         raise StoreError(f"the file system keeps no write-ahead log (journal mode {mode})")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA wal_autocheckpoint = 2000")  # pages, 8 MB: the fewer, the less is written twice
     connection.execute("PRAGMA cache_size = -1024")  # KiB: the buffer is written once and read once
-    check = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    check = connection.execute("PRAGMA quick_check(1)").fetchone()[0] if pages <= CHECKED_PAGES else "ok"
     if check != "ok":
         raise ForeignStoreError(f"it is damaged: {check}")
 
@@ -518,7 +528,7 @@ def check_version(connection: sqlite3.Connection, path: Path) -> int:
             raise ForeignStoreError(f"{path} is a database, but not a ParkFleet buffer")
         return 0
     if version > SCHEMA_VERSION:
-        raise ForeignStoreError(
+        raise NewerStoreError(
             f"{path} was written by a newer agent (version {version}, this one knows {SCHEMA_VERSION})"
         )
     return version
