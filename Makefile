@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := $(wildcard native/*.pyx native/*.pxd native/*.py proto/*.proto) setup.py pyproject.toml
 
-.PHONY: help demo test check build bench-plan bench-engine bench-writes clean
+.PHONY: help demo test check build bench-plan bench-engine bench-writes fault-agent clean
 
 help:
 	@echo "make demo    the whole way on this machine: simulated meters to a consumer   ARGS=\"--duration 30s --outage 8s\""
@@ -14,6 +14,7 @@ help:
 	@echo "make bench-plan   wire time of the read plan beside Telegraf's optimisations"
 	@echo "make bench-engine the line engine beside libmodbus, pymodbus, minimalmodbus (8 min; apt install libmodbus-dev)"
 	@echo "make bench-writes what a day of readings writes to an SD card (3 min)"
+	@echo "make fault-agent  kill -9, lost brokers, partitions, full disks, damaged files: the account must come out (13 min)"
 	@echo "make build   wheel and sdist in dist/"
 	@echo "make clean   remove everything that was built"
 
@@ -53,6 +54,9 @@ bench-engine: $(READY)
 
 bench-writes: $(READY)
 	$(BIN)/python -m tests.benchmarks.bench_writes
+
+fault-agent: $(READY)
+	$(BIN)/python -m tests.faults.fault_agent
 
 build: $(READY)
 	$(BIN)/python -m build --outdir dist .
