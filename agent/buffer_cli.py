@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parkfleet.agent.installer_cli import DEFAULT, AsJson, Config, failed, load, run
+from parkfleet.agent.installer_cli import DEFAULT, AsJson, Config, failed, run_command, usable_configuration
 
 if TYPE_CHECKING:
     from parkfleet.agent.inspection import Inspection
@@ -55,13 +55,13 @@ def replay(since: Since, until: Until = "0s", config: Config = DEFAULT, as_json:
     from parkfleet.agent.control_messages import socket_path
     from parkfleet.protocols.payload.request import ReplayAnswer, ReplayRequest
 
-    path, (first, last) = socket_path(load(config)), _times(since, until)
+    path, (first, last) = socket_path(usable_configuration(config)), _times(since, until)
 
     async def work() -> ReplayAnswer:
         async with connected(path) as client:
             return await client.replay(ReplayRequest(since=first, until=last))
 
-    answer = run(work())
+    answer = run_command(work())
     if as_json:
         typer.echo(msgspec.json.encode({"batches": answer.batches}).decode())
     else:
@@ -205,7 +205,7 @@ def vacuum(config: Config = DEFAULT, as_json: AsJson = False) -> None:
     from parkfleet.agent.control_messages import Vacuumed, socket_path
     from parkfleet.agent.store import Store, StoreError
 
-    configuration = load(config)
+    configuration = usable_configuration(config)
     settings = configuration.gateway.buffer
     path = configuration.path(settings.path)
 
@@ -223,7 +223,7 @@ def vacuum(config: Config = DEFAULT, as_json: AsJson = False) -> None:
                 store.close()
 
     try:
-        done = run(work())
+        done = run_command(work())
     except StoreError as error:
         raise failed(str(error), 1) from None
     told = f"{done.before} bytes before, {done.after} after"
@@ -235,7 +235,7 @@ def _inspection(config: Path) -> "Iterator[Inspection]":
     from parkfleet.agent.inspection import Inspection
     from parkfleet.agent.store import StoreError
 
-    configuration = load(config)
+    configuration = usable_configuration(config)
     settings = configuration.gateway.buffer
     path = configuration.path(settings.path)
     try:

@@ -93,9 +93,7 @@ def _cross_check(
 def _no_ratio(profile: Profile, key: RatioName) -> str:
     """Why a transformer's ratio must not be given for a model; empty when it may."""
     if profile.primary:
-        return (
-            f"{profile.profile} reports primary values by itself: with {key} it would count twice. Set it in the meter"
-        )
+        return f"{profile.profile} reports primary values by itself: with {key} they would count twice"
     if key not in profile.ratios:
         return f"no point of profile {profile.profile} takes a {key} ratio (ratio: [{key}] in the profile)"
     return ""

@@ -20,6 +20,8 @@ from parkfleet.agent.control_messages import (
     MAX_REQUEST,
     Answer,
     Ask,
+    AskForget,
+    AskLines,
     AskRead,
     AskReplay,
     AskStatus,
@@ -27,6 +29,8 @@ from parkfleet.agent.control_messages import (
     AskVacuum,
     AskWake,
     Failed,
+    Forgotten,
+    Lines,
     Read,
     Replayed,
     Status,
@@ -34,6 +38,7 @@ from parkfleet.agent.control_messages import (
     Vacuumed,
     Woken,
 )
+from parkfleet.agent.line_book import LineBook
 from parkfleet.agent.plan import MeterPlan, Plan
 from parkfleet.agent.reading import read_meter
 from parkfleet.agent.transport import LineDownError
@@ -86,12 +91,14 @@ class ControlSocket:
         owners: Mapping[str, LineOwner],  # by line id
         status: Callable[[], Awaitable[Status]],
         keeper: Keeper,
+        book: LineBook,
     ) -> None:
         self._path = path
         self._owners = owners
         self._meters = {meter.config.id: meter for line in plan.lines for meter in line.meters}
         self._status = status
         self._keeper = keeper
+        self._book = book
         self._clients: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._inode = 0
@@ -168,6 +175,10 @@ class ControlSocket:
                     return Replayed(await self._keeper.replay(request))
                 case AskVacuum():
                     return Vacuumed(*await self._keeper.vacuum())
+                case AskLines(line_id):
+                    return Lines(self._book.facts(line_id))
+                case AskForget(meter):
+                    return Forgotten(meter, await self._book.forget(meter))
                 case AskTransact():
                     return await self._transact(asked)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, LookupError) as error:

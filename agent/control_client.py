@@ -13,6 +13,8 @@ from parkfleet.agent.control_messages import (
     MAX_ANSWER,
     Answer,
     Ask,
+    AskForget,
+    AskLines,
     AskRead,
     AskReplay,
     AskStatus,
@@ -20,6 +22,8 @@ from parkfleet.agent.control_messages import (
     AskVacuum,
     AskWake,
     Failed,
+    Forgotten,
+    Lines,
     Read,
     Replayed,
     Status,
@@ -27,13 +31,14 @@ from parkfleet.agent.control_messages import (
     Vacuumed,
     Woken,
 )
+from parkfleet.agent.line_messages import LineFacts
 from parkfleet.agent.reading import MeterReading
 from parkfleet.agent.transport import LineDownError
 from parkfleet.protocols.modbus.pdu import AnswerTimeoutError, CorruptAnswerError, Request
 from parkfleet.protocols.payload.request import ReplayAnswer, ReplayRequest
 
 T = TypeVar("T")
-A = TypeVar("A", Status, Read, Woken, Transacted, Replayed, Vacuumed)
+A = TypeVar("A", Status, Read, Woken, Transacted, Replayed, Vacuumed, Lines, Forgotten)
 
 #: An agent whose line is loaded answers late; one that does not answer in so long hangs. Seconds.
 PATIENCE_S: Final = 60.0
@@ -75,6 +80,14 @@ class ControlClient:
     async def vacuum(self) -> Vacuumed:
         """Has the buffer's file made smaller."""
         return await self._ask(AskVacuum(), Vacuumed, VACUUM_S)
+
+    async def lines(self, line: str | None) -> list[LineFacts]:
+        """What is known of a line, or of all."""
+        return (await self._ask(AskLines(line), Lines)).lines
+
+    async def forget(self, meter: str) -> Forgotten:
+        """Has the agent forget what it learned of a meter."""
+        return await self._ask(AskForget(meter), Forgotten)
 
     async def transact(self, line: str, request: Request[T], timeout: float) -> T:
         """One reading request on a line of the agent's. Raises ModbusError and LineDownError as well."""

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from parkfleet.agent.configuration import Configuration
+from parkfleet.agent.line_messages import LineFacts
 from parkfleet.agent.reading import MeterReading
 from parkfleet.agent.status import AgentSnapshot
 from parkfleet.protocols.payload.request import ReplayAnswer, ReplayRequest
@@ -15,8 +16,8 @@ from parkfleet.protocols.payload.request import ReplayAnswer, ReplayRequest
 SOCKET_NAME: Final = "agent.sock"
 #: A request longer than this is none of ours. Bytes.
 MAX_REQUEST: Final = 4096
-#: An answer is never longer: the status of 20,000 meters that are all silent is about 1 MiB. Bytes.
-MAX_ANSWER: Final = 8 * 1024 * 1024
+#: An answer is never longer: what is known of 20,000 meters, each with some refusals, is about 16 MiB. Bytes.
+MAX_ANSWER: Final = 64 * 1024 * 1024
 
 Name = Annotated[str, Meta(max_length=64)]
 
@@ -56,7 +57,19 @@ class AskVacuum(msgspec.Struct, tag_field="ask", tag="vacuum", frozen=True, forb
     """Free room of the buffer's file back to the disk."""
 
 
-Ask = AskStatus | AskRead | AskWake | AskTransact | AskReplay | AskVacuum
+class AskLines(msgspec.Struct, tag_field="ask", tag="lines", frozen=True, forbid_unknown_fields=True):
+    """What is known of a line and its meters, or of all."""
+
+    line: Name | None = None
+
+
+class AskForget(msgspec.Struct, tag_field="ask", tag="forget", frozen=True, forbid_unknown_fields=True):
+    """Forget what was learned of a meter."""
+
+    meter: Name
+
+
+Ask = AskStatus | AskRead | AskWake | AskTransact | AskReplay | AskVacuum | AskLines | AskForget
 
 
 class LineState(msgspec.Struct, frozen=True):
@@ -120,6 +133,19 @@ class Vacuumed(msgspec.Struct, tag_field="answer", tag="vacuum", frozen=True):
     after: int
 
 
+class Lines(msgspec.Struct, tag_field="answer", tag="lines", frozen=True):
+    """What is known of lines."""
+
+    lines: list[LineFacts]
+
+
+class Forgotten(msgspec.Struct, tag_field="answer", tag="forget", frozen=True):
+    """A meter is polled as its profile says."""
+
+    meter: str
+    kept: bool  # False: its facts could not be removed from the disk
+
+
 class Failed(msgspec.Struct, tag_field="answer", tag="failed", frozen=True):
     """Nothing came of it."""
 
@@ -127,7 +153,7 @@ class Failed(msgspec.Struct, tag_field="answer", tag="failed", frozen=True):
     told: str
 
 
-Answer = Status | Read | Woken | Transacted | Replayed | Vacuumed | Failed
+Answer = Status | Read | Woken | Transacted | Replayed | Vacuumed | Lines | Forgotten | Failed
 
 
 def socket_path(configuration: Configuration) -> Path:

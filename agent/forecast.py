@@ -43,7 +43,7 @@ def forecast(line: LinePlan) -> LineForecast:
     """Plays the line's schedule (earliest deadline first) through one round of all intervals."""
     scans = [line.scan_seconds(meter) for meter in line.meters]
     intervals = [float(meter.config.interval) for meter in line.meters]
-    late = _late(scans, intervals)
+    late = _late([scan / line.config.lanes for scan in scans], intervals)
     meters = tuple(
         MeterForecast(
             id=meter.config.id,
@@ -56,7 +56,7 @@ def forecast(line: LinePlan) -> LineForecast:
         )
         for meter, scan, interval, missed in zip(line.meters, scans, intervals, late, strict=True)
     )
-    return LineForecast(line.config.id, line.load, sum(scans), meters)
+    return LineForecast(line.config.id, line.load, sum(scans) / line.config.lanes, meters)
 
 
 def _late(scans: list[float], intervals: list[float]) -> list[float]:

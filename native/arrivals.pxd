@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memset
 
 from parkfleet.native.clock cimport monotonic
-from parkfleet.native.frames cimport ANSWER, FOREIGN, MORE, REFUSAL, Finding, rtu_search
+from parkfleet.native.frames cimport ANSWER, FOREIGN, MORE, REFUSAL, Finding, is_exception_code, rtu_search
 from parkfleet.native.health cimport PF_MS, came_late
 from parkfleet.native.line cimport lose, renew, settle_answer, settle_wrong
 from parkfleet.native.link cimport EPOLLIN, EPOLL_CTL_MOD, LOST, NOTHING, consume, forget_bytes, hear, watch
@@ -121,8 +121,8 @@ cdef inline void on_mbap_frame(State *state, Connection *link, const uint8_t *fr
     request = transaction.request
     if frame[6] != request.unit:
         settle_wrong(state, link, transaction)
-    elif size == MBAP_HEADER + 2 and frame[7] == (request.function | 0x80):
-        settle_answer(state, link, transaction, NULL, frame[8] & 0x7F)
+    elif size == MBAP_HEADER + 2 and frame[7] == (request.function | 0x80) and is_exception_code(frame[8]):
+        settle_answer(state, link, transaction, NULL, frame[8])
     elif size == MBAP_HEADER + 2 + request.data_bytes and frame[7] == request.function and (
             frame[8] == request.data_bytes):
         settle_answer(state, link, transaction, frame + MBAP_HEADER + 2, 0)

@@ -35,6 +35,9 @@ class Engine:
     def run(self) -> None:
         """The engine's thread: returns after stop(). Holds no GIL. Raises RuntimeError when it runs already."""
 
+    def turn(self) -> None:
+        """One round of run()'s loop in the caller's thread, in run()'s stead: for fuzzing. Waits a second at most."""
+
     def stop(self, within_s: float = 2.0) -> None:
         """No scan is begun any more; run() returns when those under way have ended, at the latest after within_s."""
 
@@ -55,6 +58,13 @@ class Engine:
 
     def wake(self, index: int, unit: int) -> None:
         """Asks a silent unit at once."""
+
+    def replace_meter(self, index: int, meter: int, spec: MeterSpec) -> None:
+        """New requests for a meter of a line, by its place in the specification; taken over between two of its scans.
+
+        Tag and gap are the specification's, unit, interval and offset stay as they were. Records tell by their tag
+        which requests they come of. Raises ValueError for a specification out of bounds.
+        """
 
     def lend(self, index: int) -> None:
         """No scan is begun on a serial line until take_back(); loans() grows once those under way have ended."""

@@ -52,6 +52,11 @@ cdef inline bint crc_right(const uint8_t *frame, int size) noexcept nogil:
     return crc16(frame, size - 2) == <uint16_t>(frame[size - 2] | frame[size - 1] << 8)
 
 
+cdef inline bint is_exception_code(uint8_t code) noexcept nogil:
+    """0 is none: it would read as an answer with values."""
+    return 1 <= code <= 0x7F
+
+
 cdef inline int answer_size(const uint8_t *frame) noexcept nogil:
     """Length by its first three bytes of what looks like an answer, or 0."""
     if frame[1] & 0x80:
@@ -146,9 +151,9 @@ cdef inline bint judge(Connection *link, const Request *request, Finding *found,
         found.kind = WRONG if at + length >= link.size and frame[1] == request.function else MORE
     elif frame[1] == request.function and frame[2] == request.data_bytes:
         found.kind = ANSWER
-    elif frame[1] == (request.function | 0x80):
+    elif frame[1] == (request.function | 0x80) and is_exception_code(frame[2]):
         found.kind = REFUSAL
-        found.code = frame[2] & 0x7F
+        found.code = frame[2]
     else:
         found.kind = WRONG
     return found.kind != MORE

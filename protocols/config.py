@@ -91,11 +91,21 @@ class LineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: Identifier
     url: str  # serial:///dev/ttyUSB0?baud=9600&parity=N&stopbits=1, tcp://host:502, rtu+tcp://host:4001
     timeout: Duration = duration("1s")  # how long to wait for an answer to begin
+    connections: Annotated[int, Meta(ge=1, le=16)] = 1  # opened to a tcp:// endpoint at once
+    outstanding: Annotated[int, Meta(ge=1, le=16)] = 1  # requests under way on each of them
 
     def __post_init__(self) -> None:
         if not 0.01 <= self.timeout <= 60:
             raise ValueError("timeout must be from 10ms to 60s")
-        parse_line_url(self.url)
+        if parse_line_url(self.url).kind != "tcp" and self.lanes > 1:
+            raise ValueError(
+                "connections and outstanding are for tcp:// alone: other lines carry one request at a time"
+            )
+
+    @property
+    def lanes(self) -> int:
+        """Requests that may be under way at once."""
+        return self.connections * self.outstanding
 
 
 class MeterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

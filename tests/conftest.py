@@ -1,6 +1,7 @@
 """Fixtures that many tests share: real parts, started for the test and gone after it."""
 
 import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,6 +10,11 @@ import pytest
 from parkfleet.protocols.config import BrokerConfig
 from parkfleet.simulators.broker import RunningBroker, running_broker
 from parkfleet.simulators.proxy import LinkProxy
+
+
+def pytest_configure() -> None:
+    """Ctrl-C works in the processes we start, also when a shell started us in the background with it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -101,6 +101,8 @@ class ReadRequest:
 def check_function(function: int, pdu: bytes) -> None:
     """Raises ExceptionAnswerError when the answer is a refusal, CorruptAnswerError when it is another function's."""
     if len(pdu) == 2 and pdu[0] == function | 0x80:
-        raise ExceptionAnswerError(pdu[1] & 0x7F)
+        if not 1 <= pdu[1] <= 0x7F:
+            raise CorruptAnswerError(f"refused with {pdu[1]}, which is no exception code")
+        raise ExceptionAnswerError(pdu[1])
     if len(pdu) < 2 or pdu[0] != function:
         raise CorruptAnswerError(f"asked with function {function}, answered with {pdu[:1].hex() or 'nothing'}")

@@ -85,6 +85,7 @@ def test_load_many_mistakes(folder: Path) -> None:
         (("line: hall, unit: 0", "line: bus1, unit: 1"), "meters[1].unit: unit 1 on line bus1 is already meter"),
         (("line: hall, unit: 0", "line: bus1, unit: 0"), "has a unit id from 1 to 247, got 0"),
         (("tcp://10.0.0.5:502", "serial:///dev/ttyUSB0?baud=19200"), "'/dev/ttyUSB0' is used twice: also by lines[0]"),
+        (('stopbits=1"', 'stopbits=1", connections: 4'), "connections and outstanding are for tcp:// alone"),
         (("profile: tiny, interval: 10s", "profile: tinny"), "no profile 'tinny' in"),
         (("interval: 10s", "interval: 10ms"), "interval must be from 100ms to 1d"),
         (("interval: 10s", "interval: 10s, points: [volts]"), "profile tiny has no point 'volts'"),

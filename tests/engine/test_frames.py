@@ -68,6 +68,12 @@ def test_search_refusal(code: int, places: list[int]) -> None:
     assert search_answer(LINE, cut(rtu.frame(7, bytes([0x83, code])), places)) == ("refusal", code)
 
 
+@given(st.sampled_from([0, *range(128, 256)]))
+def test_search_refusal_without_a_code(code: int) -> None:
+    """Codes are 1 to 127: with any other it is neither a refusal nor an answer."""
+    assert search_answer(LINE, [rtu.frame(7, bytes([0x83, code]))])[0] == "wrong"
+
+
 def test_search_own_echo_then_answer() -> None:
     """Byte by byte."""
     echo = rtu.frame(7, struct.pack(">BHH", 3, 100, 4))

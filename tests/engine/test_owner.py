@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,17 @@ async def test_port_that_is_missing_from_the_start(tmp_path: Path) -> None:
         await eventually(lambda: running.scans)
         assert "nothing" in running.engine.statuses["l"].told
     assert running.scans[0].quality == bytes([Quality.DISCONNECTED] * len(POINTS))
+
+
+async def test_endpoint_that_takes_more_at_once() -> None:
+    """As many connections as the line's setting allows, and the meters' requests spread over them."""
+    with TcpSlave() as slave:
+        plan = line_plan(f"tcp://127.0.0.1:{slave.port}", 1, 2, 3, 4)
+        wide = replace(plan, config=LineConfig("l", plan.config.url, connections=3, outstanding=2))
+        async with Running(wide) as running:
+            await eventually(
+                lambda: len(slave.connections) == 3 and {scan.entry for scan in running.good()} == {0, 1, 2, 3}
+            )
 
 
 async def test_endpoint_and_unknown_host() -> None:

@@ -114,6 +114,13 @@ def test_exception_answer() -> None:
     assert caught.value.code == 2
 
 
+@pytest.mark.parametrize("code", [0, 128, 255])
+def test_exception_answer_without_a_code(code: int) -> None:
+    """Codes are 1 to 127."""
+    with pytest.raises(CorruptAnswerError, match="no exception code"):
+        REQUEST.values(bytes([0x83, code]))
+
+
 @given(requests, st.binary(max_size=600), st.integers(1, 20))
 def test_any_bytes(request: ReadRequest, wire: bytes, step: int) -> None:
     """Whatever comes over a wire is an answer, a ModbusError or nothing yet."""

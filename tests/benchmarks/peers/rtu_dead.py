@@ -12,7 +12,7 @@ import threading
 import time
 
 from parkfleet.native.engine import Engine
-from tests.benchmarks.peers.rtu_clients import open_port, serial_spec
+from tests.benchmarks.peers.rtu_clients import block_requests, open_port, serial_spec
 
 CYCLES = 9
 BLOCKS = 3
@@ -23,7 +23,7 @@ class Reader:
 
     def __init__(self, device: str, baud: int, units: int) -> None:
         self.engine = Engine()
-        self.line = self.engine.add_line(serial_spec(open_port(device, baud), baud, units, BLOCKS))
+        self.line = self.engine.add_line(serial_spec(open_port(device, baud), baud, units, block_requests(BLOCKS)))
         self._thread = threading.Thread(target=self.engine.run, daemon=True)
         self._thread.start()
 
