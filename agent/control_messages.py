@@ -75,6 +75,8 @@ class LineState(msgspec.Struct, frozen=True):
     errors: dict[str, int]
     meters: int
     silent: list[str]  # ids of the meters that do not answer
+    late: dict[str, int] = {}  # slots missed, by meter
+    overload: str = ""  # a sentence, while the line cannot keep up
 
 
 class Status(msgspec.Struct, tag_field="answer", tag="status", frozen=True):

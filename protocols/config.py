@@ -83,6 +83,7 @@ class LineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: Identifier
     url: str  # serial:///dev/ttyUSB0?baud=9600&parity=N&stopbits=1, tcp://host:502, rtu+tcp://host:4001
     timeout: Duration = duration("1s")  # how long to wait for an answer to begin
+    spread: bool = False  # meters of one interval take turns within it, instead of all at once
     connections: Annotated[int, Meta(ge=1, le=16)] = 1  # opened to a tcp:// endpoint at once
     outstanding: Annotated[int, Meta(ge=1, le=16)] = 1  # requests under way on each of them
 
@@ -143,6 +144,11 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     buffer: BufferConfig = msgspec.field(default_factory=BufferConfig)
     controller: ControllerConfig | None = None
     profiles: list[str] = []  # folders searched before the built-in library
+    timezone: str | None = None  # IANA name; intervals are counted from its midnight. Default: the system's
+
+    def __post_init__(self) -> None:
+        if self.timezone is not None and not _is_zone(self.timezone):
+            raise ValueError(f"timezone must be a name such as Asia/Shanghai, got {self.timezone!r}")
 
 
 class LineAddress(msgspec.Struct, frozen=True):
@@ -178,6 +184,15 @@ class LineAddress(msgspec.Struct, frozen=True):
     def bits_per_byte(self) -> int:
         """Bits one byte occupies on a serial wire: start, 8 data, parity, stop."""
         return 9 + (self.parity != "N") + self.stopbits
+
+
+def _is_zone(name: str) -> bool:
+    from zoneinfo import ZoneInfo
+
+    try:
+        return name == "UTC" or bool(ZoneInfo(name))
+    except (ValueError, OSError, KeyError):
+        return False
 
 
 def parse_line_url(url: str) -> LineAddress:

@@ -271,8 +271,8 @@ class TcpSlave:
 
     def _spawn(self, target: Callable[[socket.socket], None], argument: socket.socket) -> None:
         thread = threading.Thread(target=target, args=(argument,), name="tcp slave")
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)  # whoever finds it may join it
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
