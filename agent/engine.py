@@ -20,6 +20,7 @@ from parkfleet.agent.activity import LineStatus, MeterActivity, OnFailure, OnSca
 from parkfleet.agent.plan import LinePlan, MeterPlan
 from parkfleet.agent.poller import REOPEN_S
 from parkfleet.agent.transport import LineDownError, open_port
+from parkfleet.agent.usb_serial import advise
 from parkfleet.agent.zone import UTC, Zone
 from parkfleet.native.engine import Engine
 from parkfleet.native.spec import (
@@ -388,6 +389,7 @@ class LineEngine:
         line.pause = REOPEN_S[0]
         line.reopen_at = 0.0
         line.keep(fd)
+        advise(line.status, line.plan.address)
         self._engine.line_opened(line.index, fd)
 
     async def _reopen_for_ever(self) -> None:

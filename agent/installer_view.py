@@ -126,6 +126,7 @@ def status_table(status: Status) -> RenderableType:
         )
     overloaded = [line for line in status.lines if line.overload]
     told = [Text(f"line {line.id} is overloaded: {line.overload}", style="yellow") for line in overloaded]
+    told += [Text(f"line {line.id}: {line.advice}") for line in status.lines if line.advice]
     return Group(facts, table, *told)
 
 

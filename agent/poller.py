@@ -20,6 +20,7 @@ from parkfleet.agent.burst import burst, outcome
 from parkfleet.agent.plan import LinePlan, MeterPlan
 from parkfleet.agent.transport import LineDownError, Transport, open_transport
 from parkfleet.agent.turns import Turns
+from parkfleet.agent.usb_serial import advise
 from parkfleet.agent.zone import UTC, Zone
 from parkfleet.protocols.modbus.pdu import (
     AnswerTimeoutError,
@@ -282,6 +283,7 @@ class LinePoller:
             raise
         self._reopen_pause = REOPEN_S[0]
         self._line_up()
+        advise(self.status, self._plan.address)
         return self._transport
 
     def _failed(self, meter: _MeterState, points: tuple[int, ...], quality: bytearray, cause: int, told: str) -> None:

@@ -145,6 +145,7 @@ class AgentService:
                 silent=sorted(line.meters_bad),
                 late=dict(line.late),
                 overload=line.overload,
+                advice=line.advice,
             )
             for plan, line, report in zip(self._plan.lines, self._polling.statuses, snapshot.lines, strict=True)
         ]

@@ -12,6 +12,8 @@ from parkfleet.protocols.quantity import Duration, Size, duration, size
 from parkfleet.protocols.ratio import Ratio, positive
 
 LineKind = Literal["serial", "ascii", "tcp", "rtu+tcp", "tls", "udp"]
+#: Who switches the RS-485 transmitter: the driver by RTS, high while sending (rts) or low (rts-low).
+Rs485 = Literal["rts", "rts-low"]
 
 
 class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,6 +161,7 @@ class LineAddress(msgspec.Struct, frozen=True):
     baud: int = 9600
     parity: Literal["N", "E", "O"] = "N"
     stopbits: Literal[1, 2] = 1
+    rs485: Rs485 | None = None  # None: the adapter switches its transmitter by itself
     host: str = ""
     port: int = 502
     ca: str = ""  # tls: files; "" for the system's authorities, and for no certificate of ours
@@ -223,9 +226,12 @@ def _parse_serial(parts: SplitResult, settings: dict[str, str]) -> LineAddress:
     if parts.netloc or not parts.path.startswith("/"):
         told = f"{parts.scheme}:///dev/ttyUSB0?baud=9600"
         raise ValueError(f"a serial url has three slashes before the device: {told}")
-    unknown = set(settings) - {"baud", "parity", "stopbits"}
-    if unknown:
-        raise ValueError(f"unknown setting {sorted(unknown)[0]!r} in url: serial takes baud, parity, stopbits")
+    known = ("baud", "parity", "stopbits", *(("rs485",) if parts.scheme == "serial" else ()))
+    if unknown := sorted(set(settings) - set(known)):
+        raise ValueError(f"unknown setting {unknown[0]!r} in url: {parts.scheme} takes {', '.join(known)}")
+    rs485 = settings.get("rs485")
+    if rs485 is not None and rs485 not in get_args(Rs485):
+        raise ValueError(f"rs485 must be rts or rts-low, got {rs485!r}")
     baud = settings.get("baud", "9600")
     if not baud.isascii() or not baud.isdigit() or not 300 <= int(baud) <= 4_000_000:
         raise ValueError(f"baud must be a number from 300 to 4000000, got {baud!r}")
@@ -241,6 +247,7 @@ def _parse_serial(parts: SplitResult, settings: dict[str, str]) -> LineAddress:
         baud=int(baud),
         parity="N" if parity == "N" else "E" if parity == "E" else "O",
         stopbits=1 if stopbits == "1" else 2,
+        rs485=cast(Rs485 | None, rs485),
     )
 
 
