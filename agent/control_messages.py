@@ -10,6 +10,7 @@ from parkfleet.agent.configuration import Configuration
 from parkfleet.agent.line_messages import LineFacts
 from parkfleet.agent.reading import MeterReading
 from parkfleet.agent.status import AgentSnapshot
+from parkfleet.protocols.payload.request import ReplayAnswer, ReplayRequest
 
 #: The socket's name, beside the buffer.
 SOCKET_NAME: Final = "agent.sock"
@@ -46,6 +47,16 @@ class AskTransact(msgspec.Struct, tag_field="ask", tag="transact", frozen=True, 
     timeout: Annotated[float, Meta(gt=0, le=5)]  # seconds
 
 
+class AskReplay(msgspec.Struct, tag_field="ask", tag="replay", frozen=True, forbid_unknown_fields=True):
+    """Acknowledged batches, once more to the broker."""
+
+    request: ReplayRequest
+
+
+class AskVacuum(msgspec.Struct, tag_field="ask", tag="vacuum", frozen=True, forbid_unknown_fields=True):
+    """Free room of the buffer's file back to the disk."""
+
+
 class AskLines(msgspec.Struct, tag_field="ask", tag="lines", frozen=True, forbid_unknown_fields=True):
     """What is known of a line and its meters, or of all."""
 
@@ -58,7 +69,7 @@ class AskForget(msgspec.Struct, tag_field="ask", tag="forget", frozen=True, forb
     meter: Name
 
 
-Ask = AskStatus | AskRead | AskWake | AskTransact | AskLines | AskForget
+Ask = AskStatus | AskRead | AskWake | AskTransact | AskReplay | AskVacuum | AskLines | AskForget
 
 
 class LineState(msgspec.Struct, frozen=True):
@@ -112,6 +123,19 @@ class Transacted(msgspec.Struct, tag_field="answer", tag="transact", frozen=True
     pdu: str
 
 
+class Replayed(msgspec.Struct, tag_field="answer", tag="replay", frozen=True):
+    """What will be sent again."""
+
+    found: ReplayAnswer
+
+
+class Vacuumed(msgspec.Struct, tag_field="answer", tag="vacuum", frozen=True):
+    """Bytes of the buffer's file."""
+
+    before: int
+    after: int
+
+
 class Lines(msgspec.Struct, tag_field="answer", tag="lines", frozen=True):
     """What is known of lines."""
 
@@ -132,7 +156,7 @@ class Failed(msgspec.Struct, tag_field="answer", tag="failed", frozen=True):
     told: str
 
 
-Answer = Status | Read | Woken | Transacted | Lines | Forgotten | Failed
+Answer = Status | Read | Woken | Transacted | Replayed | Vacuumed | Lines | Forgotten | Failed
 
 
 def socket_path(configuration: Configuration) -> Path:

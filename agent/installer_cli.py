@@ -110,7 +110,7 @@ def scan(
             write=write,
         )
     except ValueError as error:
-        raise _failed(str(error), 1) from None
+        raise failed(str(error), 1) from None
     if code := run_command(run_scan(options)):
         raise typer.Exit(code)
 
@@ -175,7 +175,7 @@ def usable_configuration(path: Path) -> "Configuration":
     try:
         return load_configuration(path)
     except DocumentError as error:
-        raise _failed(str(error), 1) from None
+        raise failed(str(error), 1) from None
 
 
 def run_command(work: Coroutine[Any, Any, T]) -> T:
@@ -189,14 +189,14 @@ def run_command(work: Coroutine[Any, Any, T]) -> T:
     try:
         return asyncio.run(work)
     except (UnknownNameError, ControlError, ValueError) as error:
-        raise _failed(str(error), 1) from None
+        raise failed(str(error), 1) from None
     except (NoAgentError, LineDownError) as error:
-        raise _failed(str(error), 3) from None
+        raise failed(str(error), 3) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
 
-def _failed(told: str, code: int) -> typer.Exit:
+def failed(told: str, code: int) -> typer.Exit:
     typer.echo(told, err=True)
     return typer.Exit(code)
 
@@ -207,9 +207,9 @@ def _duration(text: str, option: str, least: float, most: float = 86400) -> floa
     try:
         seconds = float(Duration.parse(text))
     except ValueError as error:
-        raise _failed(f"{option}: {error}", 1) from None
+        raise failed(f"{option}: {error}", 1) from None
     if not least <= seconds <= most:
-        raise _failed(f"{option} must be from {Duration(least)} to {Duration(most)}", 1)
+        raise failed(f"{option} must be from {Duration(least)} to {Duration(most)}", 1)
     return seconds
 
 

@@ -60,9 +60,9 @@ class AgentService:
         Raises AgentRunningError when another agent runs with this configuration.
         """
         owners = self._polling.lines
-        async with ControlSocket(
-            socket_path(self._configuration), self._plan, owners, self._status, self._book
-        ) as control:
+        path = socket_path(self._configuration)
+        parts = self._plan, owners, self._status, self._forwarder, self._book
+        async with ControlSocket(path, *parts) as control:
             await self._live(stop, control)
 
     async def _live(self, stop: asyncio.Event, control: ControlSocket) -> None:

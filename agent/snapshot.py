@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from parkfleet.agent.activity import LineStatus
-from parkfleet.agent.forwarder import ForwarderStatus
+from parkfleet.agent.delivery import ForwarderStatus
 from parkfleet.agent.status import (
     AgentSnapshot,
     BrokerLink,

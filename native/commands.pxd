@@ -8,7 +8,7 @@ from posix.unistd cimport close
 from parkfleet.native.build_line cimport free_line
 from parkfleet.native.clock cimport monotonic, wall
 from parkfleet.native.graft cimport replace_meter
-from parkfleet.native.health cimport PF_NEVER, PF_S, plan_probes
+from parkfleet.native.health cimport PF_NEVER, PF_S, open_budgets, plan_probes
 from parkfleet.native.heap cimport drop_timer, retime, timer_up
 from parkfleet.native.line cimport on_reopened, tell_state
 from parkfleet.native.link cimport hang_up
@@ -99,7 +99,7 @@ cdef inline void add(State *state, Line *line, int fd) noexcept nogil:
     cdef Meter *meter
     cdef int64_t utc = state.now + state.wall_offset
     state.lines[line.index] = line
-    line.budget_at = state.now
+    open_budgets(line, state.now)
     line.wake = state.now
     line.timer_at = state.timer_count
     state.timers[state.timer_count] = line

@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 
 from parkfleet.native.clock cimport monotonic
 from parkfleet.native.frames cimport ANSWER, Finding, rtu_search
-from parkfleet.native.health cimport PF_MS, answered_well, learn, missed, patience, plan_probes
+from parkfleet.native.health cimport PF_MS, answered_well, learn, missed, patience, plan_probes, refill
 from parkfleet.native.link cimport adopt, connected, dial, forget_bytes, hang_up, later, say
 from parkfleet.native.model cimport (
     CORRUPT, DISCONNECTED, EXCEPTION, SERIAL, TCP, TIMEOUT, UP, Connection, Line, Meter, Request, State,
@@ -255,6 +255,8 @@ cdef inline bint send_request(State *state, Connection *link, Meter *meter, int 
     transaction.foreign = transaction.begun = 0
     transaction.sent = state.now
     transaction.sent_end = state.now + request.out_ns
+    if line.goodwill <= 0:
+        refill(line, state.now)
     transaction.deadline = transaction.sent_end + patience(line, meter.unit) + request.in_ns
     if line.kind == TCP:
         link.next_id += 1

@@ -191,7 +191,7 @@ async def test_overloaded_line_says_so(tmp_path: Path, kind: str, caplog: pytest
             facts = book.facts()[0]
             assert all(own.missed > 0 for own in facts.meters)
             assert "line line is overloaded" in caplog.text
-            from parkfleet.agent.forwarder import ForwarderStatus
+            from parkfleet.agent.delivery import ForwarderStatus
             from parkfleet.agent.store import StoreStats
 
             report = Snapshots(statuses, ForwarderStatus(), 4).take(StoreStats(1, 0, 0, 0, 0, 0, 0, 0, 0, 0)).lines[0]

@@ -21,6 +21,7 @@ from tests.engine.rig import (
     tcp_line,
     well,
 )
+from tests.eventually import eventually
 
 
 def test_slots_are_multiples_of_the_interval_and_offset() -> None:
@@ -100,7 +101,7 @@ def test_stop_does_not_wait_for_the_dead() -> None:
         assert rig.records[0].quality == bytes([0, 6])
 
 
-def test_fifty_lives_leave_nothing_behind() -> None:
+async def test_fifty_lives_leave_nothing_behind() -> None:
     """Threads and descriptors are where they were."""
 
     def count() -> tuple[int, int]:
@@ -113,9 +114,12 @@ def test_fifty_lives_leave_nothing_behind() -> None:
                 rig.engine.add_line(serial_line(pty.open(), meter(1, 1)))
                 rig.engine.add_line(tcp_line(server.port, meter(2, 2), connections=3))
                 rig.until(lambda all: {record.tag for record in all} == {1, 2})
-        for thread in server.threads():
-            thread.join()
-        assert count() == before
+
+        def all_gone() -> bool:
+            server.drop()  # also whoever it accepts only now
+            return count() == before
+
+        await eventually(all_gone)
 
 
 def test_engine_that_never_ran_closes_its_ports() -> None:

@@ -24,6 +24,7 @@ from parkfleet.agent.plan import Plan
 from parkfleet.agent.scan import ScanPlan, scan
 from parkfleet.protocols.config import BrokerConfig, GatewayConfig
 from parkfleet.protocols.modbus.pdu import AnswerTimeoutError, ExceptionAnswerError, ReadRequest
+from parkfleet.protocols.payload.request import ReplayAnswer, ReplayRequest
 from parkfleet.protocols.payload.schema import Schema
 from parkfleet.simulators.meter import SimulatedMeter
 from tests.eventually import eventually
@@ -183,10 +184,17 @@ def listening(path: Path) -> ControlSocket:
     async def status() -> Status:
         raise ValueError("not in this test")
 
+    class Nothing:
+        async def replay(self, request: ReplayRequest) -> ReplayAnswer:
+            raise ValueError("not in this test")
+
+        async def vacuum(self) -> tuple[int, int]:
+            raise ValueError("not in this test")
+
     plan = Plan(Schema(()), ())
     nothing = Configuration(GatewayConfig("p", "g", BrokerConfig("mqtt://127.0.0.1:1"), [], []), {}, path.parent)
     book = LineBook(plan, Learner(plan, nothing, LearnedStore(path.parent / "learned.db")), {}, list)
-    return ControlSocket(path, plan, {}, status, book)
+    return ControlSocket(path, plan, {}, status, Nothing(), book)
 
 
 async def said(path: Path, data: bytes) -> bytes:
