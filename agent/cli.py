@@ -79,17 +79,21 @@ def plan(
     from parkfleet.agent.configuration import load_configuration
     from parkfleet.agent.forecast import forecast
     from parkfleet.agent.plan import make_plan
+    from parkfleet.agent.usb_serial import advice
     from parkfleet.protocols.document import DocumentError
 
     try:
-        lines = [forecast(line) for line in make_plan(load_configuration(config)).lines]
+        plans = make_plan(load_configuration(config)).lines
+        lines = [forecast(line) for line in plans]
     except DocumentError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
     if as_json:
         typer.echo(json.dumps([asdict(line) for line in lines]))
-    for line in lines if not as_json else ():
+    for line, wired in zip(lines, plans, strict=True) if not as_json else ():
         typer.echo(f"line {line.id}: load {line.load:.1%}, shortest cycle {line.cycle_s:.3f} s")
+        if told := advice(wired.address.device):
+            typer.echo(f"  {told}")
         for meter in line.meters:
             late = f"  LATE: {meter.late:.0%} of its slots would pass" if meter.late else ""
             typer.echo(

@@ -130,9 +130,12 @@ def status_table(status: Status) -> RenderableType:
             str(line.missed),
             errors or "-",
             ", ".join(line.silent) or "-",
-            style="" if line.up and not line.silent else "yellow",
+            style="" if line.up and not line.silent and not line.overload else "yellow",
         )
-    return Group(facts, table)
+    overloaded = [line for line in status.lines if line.overload]
+    told = [Text(f"line {line.id} is overloaded: {line.overload}", style="yellow") for line in overloaded]
+    told += [Text(f"line {line.id}: {line.advice}") for line in status.lines if line.advice]
+    return Group(facts, table, *told)
 
 
 def _seen(candidate: Candidate) -> str:

@@ -47,8 +47,10 @@ class AgentService:
         self._buffer = Buffer(configuration.path(gateway.buffer.path), gateway.buffer)
         topics = GatewayTopics(gateway.park, gateway.gateway)
         self._forwarder = Forwarder(self._buffer, gateway.broker, topics, configuration.folder, __version__)
-        self._polling = Polling(self._plan.lines, self._plan.delivering(self._batcher.add), self._learner.saw)
-        self._book = LineBook(self._plan, self._learner, self._polling.lines)
+        deliver = self._plan.delivering(self._batcher.add)
+        self._polling = Polling(self._plan.lines, deliver, self._learner.saw, self._plan.zone)
+        lines = self._polling.lines
+        self._book = LineBook(self._plan, self._learner, lines, lambda: self._polling.statuses)
         self._snapshots = Snapshots(lambda: self._polling.statuses, self._forwarder.status, len(gateway.meters))
         self._configuration = configuration
 
@@ -141,6 +143,9 @@ class AgentService:
                 errors=dict(line.errors),
                 meters=len(plan.meters),
                 silent=sorted(line.meters_bad),
+                late=dict(line.late),
+                overload=line.overload,
+                advice=line.advice,
             )
             for plan, line, report in zip(self._plan.lines, self._polling.statuses, snapshot.lines, strict=True)
         ]

@@ -193,7 +193,7 @@ def listening(path: Path) -> ControlSocket:
 
     plan = Plan(Schema(()), ())
     nothing = Configuration(GatewayConfig("p", "g", BrokerConfig("mqtt://127.0.0.1:1"), [], []), {}, path.parent)
-    book = LineBook(plan, Learner(plan, nothing, LearnedStore(path.parent / "learned.db")), {})
+    book = LineBook(plan, Learner(plan, nothing, LearnedStore(path.parent / "learned.db")), {}, list)
     return ControlSocket(path, plan, {}, status, Nothing(), book)
 
 
