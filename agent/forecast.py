@@ -52,7 +52,7 @@ def forecast(line: LinePlan) -> LineForecast:
             registers=sum(planned.request.count for planned in meter.requests),
             scan_s=scan,
             interval_s=interval,
-            share=scan / interval,
+            share=line.share(meter),
             late=missed,
         )
         for meter, scan, interval, missed in zip(line.meters, scans, intervals, late, strict=True)

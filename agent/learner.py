@@ -60,7 +60,7 @@ class Pupil:
     plan: MeterPlan
     profile: Profile
     key: MeterKey
-    watch: Watch = field(default_factory=Watch)
+    watches: dict[int, Watch] = field(default_factory=dict)  # by the identity of what was asked
     suspect: tuple[PlannedRequest, int, list[PlannedRequest]] | None = None  # with its cause, and who was answered
     search_after: float = 0.0  # monotonic
     backoff: float = BACKOFF_S[0]
@@ -91,18 +91,18 @@ class Learner:
         self._searching: set[str] = set()  # ids of lines
         self._suspicion = asyncio.Event()
 
-    def saw(self, plan: MeterPlan, outcomes: Sequence[int]) -> None:
+    def saw(self, plan: MeterPlan, asked: Sequence[PlannedRequest], outcomes: Sequence[int]) -> None:
         """A scan in which a request failed, or the first good one behind it."""
         pupil = self.pupils[plan.config.id]
         if plan is not pupil.plan:
             return  # of a plan that was replaced since
-        pupil.watch, index = watch(pupil.watch, outcomes)
+        pupil.watches[id(asked)], index = watch(pupil.watches.get(id(asked), Watch()), outcomes)
         if index is None or pupil.suspect or time.monotonic() < pupil.search_after:
             return
-        planned = plan.requests[index]
+        planned = asked[index]
         if all(pupil.learned.refusal(plan.points[point]) for point in planned.points):
             return
-        good = [other for other, code in zip(plan.requests, outcomes, strict=True) if not code]
+        good = [other for other, code in zip(asked, outcomes, strict=True) if not code]
         pupil.suspect = planned, outcomes[index], good
         self._suspicion.set()
 
@@ -142,7 +142,7 @@ class Learner:
         except LineDownError as error:
             log.debug("search on line %s ended: %s", pupil.key.line, error)
         finally:
-            pupil.suspect, pupil.watch = None, Watch()
+            pupil.suspect, pupil.watches = None, {}
             self._searching.discard(pupil.key.line)
             self._suspicion.set()  # others of the line may wait
         if pupil.learned == before:
@@ -169,7 +169,9 @@ class Learner:
             found = await self._played(pupil, line, search)
             if found != pupil.learned:
                 self._teach(pupil, found, line)
-                waiting = [other for other in pupil.plan.requests if own & set(other.points)]
+                cases = range(pupil.plan.all_due + 1)
+                every = dict.fromkeys(other for due in cases for other in pupil.plan.asked(due))
+                waiting = [other for other in every if own & set(other.points)]
 
     async def _played(self, pupil: Pupil, line: Prober, search: Search) -> Learned:
         """A search's requests sent, with as much time for the line's own scans in between."""
@@ -236,7 +238,7 @@ class Learner:
         """New facts are in force at once."""
         before = pupil.plan
         pupil.plan = with_learned(before, pupil.profile, pupil.line.address, learned)
-        pupil.watch = Watch()
+        pupil.watches = {}
         line.replan(pupil.plan)
 
     async def _keep(self, pupil: Pupil) -> bool:

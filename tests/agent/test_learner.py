@@ -37,13 +37,21 @@ Manners = Callable[[int, int], int | None]
 class Polled:
     """A line of one meter, its scans, and what is learned of it."""
 
-    def __init__(self, folder: Path, device: str, kind: str, profile: Profile = PROFILE, timeout: str = "60ms") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        device: str,
+        kind: str,
+        profile: Profile = PROFILE,
+        timeout: str = "60ms",
+        intervals: dict[str, Duration] | None = None,
+    ) -> None:
         gateway = GatewayConfig(
             park="p",
             gateway="g",
             broker=BrokerConfig("mqtt://127.0.0.1:1"),
             lines=[LineConfig("line", f"serial://{device}?baud=115200", Duration.parse(timeout))],
-            meters=[MeterConfig("m", "line", 1, "p", Duration(0.1))],
+            meters=[MeterConfig("m", "line", 1, "p", Duration(0.1), intervals=intervals or {})],
         )
         self.configuration = Configuration(gateway, {"p": profile}, folder)
         self.store = LearnedStore(folder / STORE_NAME)
@@ -51,7 +59,7 @@ class Polled:
         self.learner = Learner(self.plan, self.configuration, self.store, rest_s=0.03)
         self.scans: list[Scan] = []
         self.owner = self._engine if kind == "engine" else self._poller
-        self.lines, self.run, self.stop = self.owner(self.scans.append, self.learner.saw)
+        self.lines, self.run, self.stop = self.owner(self.plan.delivering(self.scans.append), self.learner.saw)
 
     @property
     def learned(self) -> Learned:
@@ -232,6 +240,24 @@ async def test_forgotten_meter_is_asked_as_its_profile_says(tmp_path: Path, kind
             assert await polled.learner.forget("m", polled.lines)
             await eventually(lambda: polled.latest() == [0] * len(ADDRESSES))
             assert polled.kept is None
+
+
+@KINDS
+async def test_what_a_slow_group_refuses_is_learned_for_all(tmp_path: Path, kind: str) -> None:
+    """A point read in each second slot is refused; the hole lies in the way of both groups."""
+    with slave(lambda address, count: 2 if touches(address, count, 5, 15) else 0) as meter:
+        slow = {"p5": Duration(0.2), "p20": Duration(0.2)}
+        async with polling(Polled(tmp_path, meter.name, kind, intervals=slow)) as polled:
+            await eventually(
+                lambda: (
+                    {(scan.entry, bytes(sorted(set(scan.quality)))) for scan in polled.scans[-6:]}
+                    == {(0, b"\0"), (1, b"\0\x82")}
+                )
+            )
+            assert [(one.address, one.count) for one in polled.learned.refused] == [(5, 1)]
+            assert polled.learned.holes
+            for _, _, pdu in meter.requests[-12:]:
+                assert not touches(*struct.unpack(">HH", pdu[1:]), 5, 15)
 
 
 def facts() -> Learned:

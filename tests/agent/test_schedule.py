@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parkfleet.agent.activity import LineStatus
+from parkfleet.agent.activity import LineStatus, OnScan
 from parkfleet.agent.configuration import Configuration
 from parkfleet.agent.forecast import forecast
 from parkfleet.agent.learned_store import LearnedStore
@@ -128,13 +128,13 @@ async def test_spread_meters_are_read_at_their_phases(tmp_path: Path, kind: str)
 class running:
     """A plan being polled, and its scans."""
 
-    def __init__(self, plan: Plan, kind: str) -> None:
+    def __init__(self, plan: Plan, kind: str, on_scan: OnScan | None = None) -> None:
         self.scans: list[Scan] = []
-        zone = plan.zone
+        zone, on_scan = plan.zone, on_scan or self.scans.append
         self.owner: Polling | LinePoller = (
-            Polling(plan.lines, self.scans.append, None, zone)
+            Polling(plan.lines, on_scan, None, zone)
             if kind == "engine"
-            else LinePoller(plan.lines[0], self.scans.append, None, zone=zone)
+            else LinePoller(plan.lines[0], on_scan, None, zone=zone)
         )
 
     async def __aenter__(self) -> list[Scan]:
