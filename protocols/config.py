@@ -7,7 +7,7 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 import msgspec
 from msgspec import Meta
 
-from parkfleet.protocols.profile import Identifier
+from parkfleet.protocols.profile import Identifier, Kind
 from parkfleet.protocols.quantity import Duration, Size, duration, size
 from parkfleet.protocols.ratio import Ratio, positive
 
@@ -64,13 +64,18 @@ class BufferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str = "buffer.db"
     flush: Duration = duration("5s")  # a batch closes this often: the most a power cut can cost
     retain: Duration = duration("7d")  # acknowledged batches are kept this long, for replay
-    max_bytes: Size = size("512MiB")  # then the oldest go, acknowledged ones first
+    max_bytes: Size = size("512MiB")  # then acknowledged batches go, then what waits is thinned, then the oldest goes
+    min_free: Size = size("64MiB")  # of the disk, left to others
+    # When a minute's readings are too much, kinds of points go one by one, the last named first.
+    keep: Annotated[tuple[Kind, ...], Meta(min_length=1, max_length=3)] = ("counter", "gauge", "state")
 
     def __post_init__(self) -> None:
         if not 0.05 <= self.flush <= 3600:
             raise ValueError("flush must be from 50ms to 1h")
         if self.max_bytes < 1024**2:
             raise ValueError("max_bytes must be at least 1MiB")
+        if len(set(self.keep)) < len(self.keep):
+            raise ValueError("keep names a kind twice: each of counter, gauge, state once, the last may be left out")
 
 
 class ControllerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
