@@ -44,7 +44,7 @@ class MeterPlan:
     entry: int  # index into the schema
     points: tuple[Point, ...]  # one a slot of a scan as it is read; the entry's columns are what derivation makes of it
     requests: tuple[PlannedRequest, ...]
-    derivation: Derivation | None = None  # None: delivered as it is read
+    derivation: Derivation | None = None  # of all its points; None: delivered as it is read
     gap_s: float = 0.0  # silence the meter needs before each request
     turnaround_s: float = TURNAROUND_S  # in the cost of each request, as far as is known
     never_write: tuple[Hole, ...] = ()  # registers that nobody may write
@@ -196,12 +196,13 @@ def _meter(config: MeterConfig, profile: Profile, entry: int) -> tuple[MeterPlan
         columns = frozenset(place[point.id] for point in needed_points(profile, names, ratios))
         groups.append(Group(entry + len(groups), round(interval / shortest), columns))
         derivations.append(make_derivation(profile, points, names, ratios))
+    whole = make_derivation(profile, points, config.points, ratios)
     plan = MeterPlan(
         _at(config, shortest),
         entry,
         points,
         (),
-        derivations[0],
+        None if whole.is_identity else whole,
         never_write=tuple(profile.never_write),
         groups=tuple(groups),
     )

@@ -248,15 +248,16 @@ async def test_what_a_slow_group_refuses_is_learned_for_all(tmp_path: Path, kind
     with slave(lambda address, count: 2 if touches(address, count, 5, 15) else 0) as meter:
         slow = {"p5": Duration(0.2), "p20": Duration(0.2)}
         async with polling(Polled(tmp_path, meter.name, kind, intervals=slow)) as polled:
-            await eventually(
-                lambda: (
-                    {(scan.entry, bytes(sorted(set(scan.quality)))) for scan in polled.scans[-6:]}
-                    == {(0, b"\0"), (1, b"\0\x82")}
-                )
-            )
+            await eventually(lambda: polled.kept is not None and polled.kept.refused)
             assert [(one.address, one.count) for one in polled.learned.refused] == [(5, 1)]
             assert polled.learned.holes
-            for _, _, pdu in meter.requests[-12:]:
+            wanted = {(0, b"\0"), (1, b"\0\x82")}
+            await eventually(
+                lambda: {(scan.entry, bytes(sorted(set(scan.quality)))) for scan in polled.scans[-6:]} == wanted
+            )
+            asked = len(meter.requests)
+            await eventually(lambda: len(meter.requests) > asked + 12)
+            for _, _, pdu in meter.requests[asked:]:
                 assert not touches(*struct.unpack(">HH", pdu[1:]), 5, 15)
 
 
