@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parkfleet.agent.configuration import Configuration, load_configuration
+from parkfleet.agent.forecast import forecast
 from parkfleet.agent.plan import LinePlan, MeterPlan, Plan, make_plan
 from parkfleet.protocols.config import BrokerConfig, GatewayConfig, LineConfig, MeterConfig
 from parkfleet.protocols.document import DocumentError
@@ -106,6 +107,17 @@ def test_late_slot_is_made_up_for() -> None:
     assert meter.due(10, 9) == 1
     assert meter.due(13, 9) == 1
     assert meter.due(13, 10) == 0
+
+
+def test_forecast_plays_each_slot_with_what_is_due_in_it() -> None:
+    """A long scan now and then costs a slot now and then, not each."""
+    points = [Point("fast", "uint16", 0), *(Point(f"p{index}", "uint16", 200 * index) for index in range(1, 8))]
+    seldom = {point.id: "2s" for point in points[1:]}
+    line, meter = only(made(points, seldom))
+    assert line.scan_seconds(meter, 0) < 0.1 < line.scan_seconds(meter)
+    told = forecast(line).meters[0]
+    assert 0 < told.late < 0.5
+    assert told.share == pytest.approx(line.load)
 
 
 # ---- on the wire
