@@ -65,6 +65,7 @@ class Pupil:
     search_after: float = 0.0  # monotonic
     backoff: float = BACKOFF_S[0]
     retry_at: float = field(default_factory=lambda: time.monotonic() + random.uniform(0.5, 1.0) * RETRY_S)
+    retry_pause: float = RETRY_S
     turnaround_at: float = 0.0  # monotonic; not learned anew before
 
     @property
@@ -152,6 +153,9 @@ class Learner:
             pupil.backoff = min(2 * pupil.backoff, BACKOFF_S[1])
             return
         pupil.backoff = BACKOFF_S[0]
+        if pupil.learned.refused != before.refused:  # it may be a passing state: doubted soon, then seldom
+            pupil.retry_pause = BACKOFF_S[0]
+            pupil.retry_at = time.monotonic() + pupil.retry_pause
         known = [fact for fact, _ in told(before)]
         for fact in (fact for fact, _ in told(pupil.learned) if fact not in known):
             config = pupil.plan.config
@@ -199,7 +203,7 @@ class Learner:
                 await self.tend(line, self._by_line.get(name, ()))
 
     async def tend(self, line: Prober, pupils: Sequence[Pupil]) -> None:
-        """Takes turnarounds over, and doubts refusals that are an hour old. pupils: those of the line."""
+        """Takes turnarounds over, and doubts refusals whose time has come. pupils: those of the line."""
         activities = line.activities()
         for pupil in pupils:
             before = pupil.learned
@@ -221,7 +225,8 @@ class Learner:
 
     async def _doubt(self, pupil: Pupil, line: Prober) -> None:
         """Asks each refused point alone; one that answers is read again."""
-        pupil.retry_at = time.monotonic() + random.uniform(0.75, 1.0) * RETRY_S
+        pupil.retry_pause = min(2 * pupil.retry_pause, RETRY_S)
+        pupil.retry_at = time.monotonic() + random.uniform(0.75, 1.0) * pupil.retry_pause
         for refused in pupil.learned.refused:
             request = ReadRequest(pupil.plan.config.unit, refused.table, refused.address, refused.count)
             try:

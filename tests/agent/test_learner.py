@@ -192,17 +192,21 @@ async def test_meter_that_refuses_everything_for_a_while(tmp_path: Path, kind: s
 
 @KINDS
 async def test_refused_point_that_answers_again_is_read_again(tmp_path: Path, kind: str) -> None:
-    """A refusal is doubted after an hour (here: when tended with its hour over)."""
+    """A refusal is doubted soon, then less and less often (here: when tended with its time come)."""
     refuses = True
     with slave(lambda address, count: 2 if refuses and touches(address, count, 5) else 0) as meter:
         async with polling(Polled(tmp_path, meter.name, kind)) as polled:
             await eventually(lambda: polled.kept is not None and not polled.learner.pupils["m"].suspect)
             pupil = polled.learner.pupils["m"]
             await polled.learner.tend(polled.lines["line"], [pupil])
-            assert pupil.learned.refused  # its hour is not over
-            pupil.retry_at = 0.0
-            await polled.learner.tend(polled.lines["line"], [pupil])
-            assert pupil.learned.refused  # and it does refuse
+            assert pupil.learned.refused  # its time has not come
+            pauses = [pupil.retry_pause]
+            for _ in range(8):
+                pupil.retry_at = 0.0
+                await polled.learner.tend(polled.lines["line"], [pupil])
+                assert pupil.learned.refused  # and it does refuse
+                pauses.append(pupil.retry_pause)
+            assert pauses == [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
             refuses, pupil.retry_at = False, 0.0
             await polled.learner.tend(polled.lines["line"], [pupil])
             assert not pupil.learned.refused
