@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import struct
 import time
 from collections.abc import AsyncIterator, Callable
@@ -23,7 +24,7 @@ from parkfleet.protocols.payload.series import Scan
 from parkfleet.protocols.profile import Point, Profile
 from parkfleet.protocols.quality import EXCEPTION
 from parkfleet.protocols.quantity import Duration
-from tests.engine.rig import PtySlave, good_pdu
+from tests.engine.rig import PtySlave, TcpSlave, good_pdu, mbap
 from tests.eventually import eventually
 
 #: Twelve registers side by side, three behind a gap, and two far away.
@@ -45,12 +46,13 @@ class Polled:
         profile: Profile = PROFILE,
         timeout: str = "60ms",
         intervals: dict[str, Duration] | None = None,
+        url: str = "",
     ) -> None:
         gateway = GatewayConfig(
             park="p",
             gateway="g",
             broker=BrokerConfig("mqtt://127.0.0.1:1"),
-            lines=[LineConfig("line", f"serial://{device}?baud=115200", Duration.parse(timeout))],
+            lines=[LineConfig("line", url or f"serial://{device}?baud=115200", Duration.parse(timeout))],
             meters=[MeterConfig("m", "line", 1, "p", Duration(0.1), intervals=intervals or {})],
         )
         self.configuration = Configuration(gateway, {"p": profile}, folder)
@@ -263,6 +265,22 @@ async def test_what_a_slow_group_refuses_is_learned_for_all(tmp_path: Path, kind
             await eventually(lambda: len(meter.requests) > asked + 12)
             for _, _, pdu in meter.requests[asked:]:
                 assert not touches(*struct.unpack(">HH", pdu[1:]), 5, 15)
+
+
+@KINDS
+async def test_endpoint_is_learned_too(tmp_path: Path, kind: str) -> None:
+    """Modbus TCP: a search has connections of its own beside the engine's; the poller asks on its only one."""
+
+    def answer(connection: socket.socket, transaction: int, unit: int, pdu: bytes) -> None:
+        refused = touches(*struct.unpack(">HH", pdu[1:]), 5)
+        connection.sendall(mbap(transaction, unit, bytes([0x83, 2]) if refused else good_pdu(unit, pdu)))
+
+    with TcpSlave(answer) as server:
+        url = f"tcp://127.0.0.1:{server.port}"
+        async with polling(Polled(tmp_path, "", kind, timeout="2s", url=url)) as polled:
+            wanted = [EXCEPTION | 2 if address == 5 else 0 for address in ADDRESSES]
+            await eventually(lambda: polled.kept is not None and polled.latest() == wanted)
+            assert [(one.address, one.count) for one in polled.learned.refused] == [(5, 1)]
 
 
 def facts() -> Learned:
