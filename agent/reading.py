@@ -99,6 +99,23 @@ async def read_meter(plan: MeterPlan, ask: Ask) -> MeterReading:
     )
 
 
+async def read_scan(plan: MeterPlan, ask: Ask) -> Scan | None:
+    """A scan of a meter as it is delivered, out of turn; None when not all of it could be read."""
+    found: dict[int, Seen] = {}
+    for planned in plan.requests:
+        try:
+            found |= await _read_together(plan.points, planned.points, planned.request, ask)
+        except (ModbusError, LineDownError):
+            return None
+    seen = [found[index] for index in sorted(found)]
+    if len(seen) < len(plan.points):
+        return None
+    texts = tuple(point.text for point in seen if point.is_string)
+    slots, quality = array("q", [point.slot for point in seen]), bytes(point.code for point in seen)
+    scan = Scan(plan.entry, round(time.time() * 1000), slots, quality, texts)
+    return plan.derivation.scan(scan) if plan.derivation else scan
+
+
 def _delivered(derivation: Derivation, seen: list[Seen]) -> Iterator[DeliveredReading]:
     """What the points come to."""
     texts = tuple(point.text for point in seen if point.is_string)
