@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := $(wildcard native/*.pyx native/*.pxd native/*.py proto/*.proto) setup.py pyproject.toml
 
-.PHONY: help demo test check build bench-plan bench-engine fuzz clean
+.PHONY: help demo test check build bench-codec codec-prior bench-plan bench-engine fuzz clean
 
 help:
 	@echo "make demo    the whole way on this machine: simulated meters to a consumer   ARGS=\"--duration 30s --outage 8s\""
@@ -14,6 +14,8 @@ help:
 	@echo "make bench-plan   wire time of the read plan beside Telegraf's optimisations"
 	@echo "make bench-engine the line engine beside libmodbus, pymodbus, minimalmodbus (8 min; apt install libmodbus-dev)"
 	@echo "make fuzz    native parsers under libFuzzer with sanitizers, a million executions each (20 min; apt install clang)"
+	@echo "make bench-codec  bytes a reading beside Sparkplug, zstd, Gorilla, Chimp, pcodec, Parquet (needs PARKFLEET_DATA)"
+	@echo "make codec-prior  trains the codec's prior anew: another codec (needs PARKFLEET_DATA)"
 	@echo "make build   wheel and sdist in dist/"
 	@echo "make clean   remove everything that was built"
 
@@ -54,6 +56,14 @@ bench-engine: $(READY)
 fuzz: $(READY)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet atheris
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+bench-codec: $(READY)
+	@$(BIN)/python -c 'import zstandard, pcodec, pyarrow, numpy' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet zstandard pcodec pyarrow numpy
+	$(BIN)/python -m tests.benchmarks.bench_codec
+
+codec-prior: $(READY)
+	$(BIN)/python -m tests.benchmarks.train_prior
 
 build: $(READY)
 	$(BIN)/python -m build --outdir dist .
