@@ -24,7 +24,7 @@ cdef enum:
     TAPS = 6
     FEATURE_MAX = 1 << 18  # from it on a number is no feature: keeps every product below 2^63
     TAP_MAX = 1 << 20
-    LINEAR_PACE = 6
+    LINEAR_PACE = 4
     ONE = 1 << 16
     HALF_ONE = 1 << 15
 

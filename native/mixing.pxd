@@ -28,7 +28,7 @@ cdef enum:
     CELLS_MIXED = 8
     INPUTS = CELLS_MIXED + 1  # of a mix: its cells, and a constant
     CONSTANT = 256
-    LIMIT = 90  # of a cell's count: how far back it remembers
+    LIMIT = 127  # of a cell's count: how far back it remembers
     MIX_RATE = 3
     MIX_SHIFT = 18
     LEAST = 32  # probability of a single cell's decision, in 1/65536

@@ -25,7 +25,7 @@ _HOURLY_PLAN: Final = ((HOUR, 40, 3), (DAY, 60, 2))
 _SEED: Final = 7
 _UNKNOWN: Final = 0.4
 #: Counts that cells keep: a series' own, those of contexts, all others.
-_KEPT: Final = (8, 8, 30)
+_KEPT: Final = (16, 16, 30)
 
 Batches = Mapping[int, list[list[Rows]]]  # by their length in seconds
 

@@ -18,7 +18,7 @@ TAPS: Final = 6
 FEATURE_MAX: Final = 1 << 18  # from it on a number is no feature: keeps every product below 2^63
 TAP_MAX: Final = 1 << 20
 STEEPEST: Final = 1 << 40  # of a ratio, in 1/65536
-LINEAR_PACE: Final = 6
+LINEAR_PACE: Final = 4
 HALF_ONE: Final = 1 << 15
 
 

@@ -13,7 +13,7 @@ from parkfleet.protocols.payload.chain.rangecoder import Coder
 CELLS_MIXED: Final = 8
 INPUTS: Final = CELLS_MIXED + 1  # of a mix: its cells, and a constant
 CONSTANT: Final = 256
-LIMIT: Final = 90  # of a cell's count: how far back it remembers
+LIMIT: Final = 127  # of a cell's count: how far back it remembers
 MIX_RATE: Final = 3
 MIX_SHIFT: Final = 18
 LEAST: Final = 32  # probability of a single cell's decision, in 1/65536
