@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
-from parkfleet.controller.config_layers import Effective, Revision
-from parkfleet.controller.config_merge import BY_ID, Path, path_text
+from parkfleet.controller.config_layers import Effective, Revision, without_belonging
+from parkfleet.controller.config_merge import BY_ID, Path, merge, path_text
+from parkfleet.controller.registry import GatewayKey
+from parkfleet.protocols.config import GatewayConfig
 from parkfleet.protocols.crosscheck import check_gateway, profile_finder
 from parkfleet.protocols.document import Document, Problem
 from parkfleet.protocols.profile import Profile
@@ -67,6 +69,15 @@ def check(effective: Effective, secrets: Collection[str], changed: Document | No
     return Verdict([place(found) for found in problems], [place(found) for found in warnings])
 
 
+def check_layer(draft: Revision, changed: Document) -> list[Problem]:
+    """Checks a layer that is part of no gateway yet, by itself: what it says, not what it leaves to others."""
+    alone = Effective(GatewayKey("park", "gateway"), (draft,), merge([(draft, without_belonging(draft.tree))]), {})
+    document = EffectiveDocument(alone)
+    place = Placing(alone, document, changed)
+    said = (found for found in document.check(GatewayConfig) if " is missing: add `" not in found.message)
+    return [place(found, of="") for found in said]
+
+
 class EffectiveDocument(Document):
     """An effective document, in the place of a file."""
 
@@ -89,13 +100,13 @@ class Placing:
         self._document = document
         self._changed = changed
 
-    def __call__(self, problem: Problem) -> Problem:
-        """The same problem, at its layer."""
+    def __call__(self, problem: Problem, of: str | None = None) -> Problem:
+        """The same problem, at its layer. of: what it was found with, default the gateway."""
         if problem.file != self._document.name:
             return problem  # in a profile's own file
         path = _path(self._document.data, problem.where)
         revision = self._responsible(path)
-        about = f"{problem.message} (effective for {self._effective.key})"
+        about = problem.message + (f" (effective for {self._effective.key})" if of is None else of)
         if revision is not None and revision.number == 0 and self._changed is not None:
             return self._changed.problem(_where_in(self._changed.data, path), about)
         file = self._document.name if revision is None else revision.name

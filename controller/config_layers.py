@@ -135,7 +135,7 @@ def effective(key: GatewayKey, lookup: Lookup, secrets: Mapping[str, int] | None
     layers = layers_of(key, lookup)
     if layers is None:
         return None
-    merged = merge((revision, _without_belonging(revision.tree)) for revision in layers)
+    merged = merge((revision, without_belonging(revision.tree)) for revision in layers)
     meant = {reference.name for reference in references(merged.tree)}
     return Effective(key, layers, merged, {name: number for name, number in (secrets or {}).items() if name in meant})
 
@@ -156,7 +156,7 @@ def layers_of(key: GatewayKey, lookup: Lookup) -> tuple[Revision, ...] | None:
 
 def says(effective: Effective, path: Path) -> list[tuple[Revision, object]]:
     """What each layer says of a path, the lowest first: the last one holds. None: it removes what is below."""
-    layers = [(revision, _without_belonging(revision.tree)) for revision in effective.layers]
+    layers = [(revision, without_belonging(revision.tree)) for revision in effective.layers]
     return [(found.layer, found.value) for found in said(layers, path)]
 
 
@@ -194,7 +194,8 @@ def read_layer(layer: LayerName, document: Document) -> Tree:
     return tree
 
 
-def _without_belonging(tree: Tree) -> Tree:
+def without_belonging(tree: Tree) -> Tree:
+    """What a layer says to gateways."""
     return {key: value for key, value in tree.items() if key not in BELONGING}
 
 
