@@ -10,11 +10,23 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-from parkfleet.agent.store import ForeignStoreError, NewBatch, Store, StoredBatch, StoreError, StoreStats
+from parkfleet.agent.store import (
+    ForeignStoreError,
+    Holdings,
+    NewBatch,
+    Span,
+    Store,
+    StoredBatch,
+    StoreError,
+    StoreStats,
+)
 from parkfleet.protocols.config import BufferConfig
+from parkfleet.protocols.payload.errors import PayloadError
+from parkfleet.protocols.payload.schema import Schema
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +34,8 @@ T = TypeVar("T")
 
 #: What the agent keeps in memory while the disk refuses: hours of batches, and it fits a 512 MB box.
 MEMORY_BYTES: Final = 32 * 1024 * 1024
+#: A search through the whole buffer looks at so many rows before it lets an append pass.
+ROWS_AT_ONCE: Final = 1000
 #: Seconds between tries to use the disk again.
 RETRY_DISK_S: Final = 30.0
 
@@ -48,22 +62,58 @@ class Buffer:
         await self._run(lambda: self._append(batch))
         self._arrived.set()
 
-    async def waiting(self, after: dict[int, int], limit: int) -> list[StoredBatch]:
-        """The oldest batches not acknowledged; after: for each epoch, the seq up to which they are known already."""
-        return await self._run(lambda: self._waiting(after, limit))
+    async def waiting(self, span: Callable[[int], Span], limit: int) -> list[StoredBatch]:
+        """The oldest batches not acknowledged, of each epoch those in its span."""
+        return await self._run(lambda: self._waiting(span, limit))
+
+    async def split(self, batch: StoredBatch) -> bool:
+        """Puts two batches in the place of one that is too large for the broker; False when it cannot be split."""
+        return await self._run(lambda: self._split(batch))
+
+    async def kept(self, epoch: int, first: int, last: int, limit: int) -> list[StoredBatch]:
+        """Acknowledged batches that cover a seq from first to last, oldest first."""
+        return await self._run(lambda: self._kept(epoch, first, last, limit))
+
+    async def holdings(self, epoch: int, ranges: list[tuple[int, int]]) -> Holdings:
+        """What is there of a request by seq. Of an epoch that is not ours all is gone, unless the disk is away."""
+        return await self._run(lambda: self._holdings(epoch, ranges))
+
+    async def kept_between(self, since: int, until: int) -> dict[int, list[tuple[int, int]]]:
+        """Of each epoch the acknowledged batches with readings from since to until, ms UTC, as first and last seq."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for epoch in await self.last_seqs():
+            after = 0
+            while True:  # in steps: batches are appended in between
+                kept, after = await self._run(partial(self._kept_between, epoch, since, until, after))
+                found.setdefault(epoch, []).extend(kept)
+                if not after:
+                    break
+        return found
+
+    async def last_seqs(self) -> dict[int, int]:
+        """Of each epoch in use the highest seq ever given."""
+        return await self._run(lambda: {store.epoch: store.last_seq() for store in self._stores()})
 
     async def wait_for_batch(self) -> None:
         """Returns when a batch was appended since the last call."""
         await self._arrived.wait()
         self._arrived.clear()
 
-    async def acknowledge(self, epoch: int, seqs: list[int]) -> None:
+    async def acknowledge(self, batches: Iterable[StoredBatch]) -> None:
         """Takes the broker's acknowledgements; they are written with the next batch."""
-        await self._run(lambda: self._acknowledge(epoch, seqs))
+        taken = list(batches)
+        await self._run(lambda: self._acknowledge(taken))
 
     async def schema(self, schema_id: int) -> bytes:
         """The packed schema of a stored batch; empty when unknown."""
         return await self._run(lambda: next(filter(None, (s.schema(schema_id) for s in self._stores())), b""))
+
+    async def vacuum(self) -> tuple[int, int]:
+        """Gives free room of the file back to the disk; bytes before and after. Raises ValueError when it cannot.
+
+        Appends wait meanwhile.
+        """
+        return await self._run(self._vacuum)
 
     async def stats(self) -> StoreStats:
         """Counts of disk and memory together; epoch and last_seq of the one in use."""
@@ -128,23 +178,55 @@ class Buffer:
         assert self._memory is not None
         self._memory.append(batch)
 
-    def _acknowledge(self, epoch: int, seqs: list[int]) -> None:
+    def _acknowledge(self, batches: list[StoredBatch]) -> None:
         for store in self._stores():
-            if store.epoch == epoch:
-                store.acknowledge(seqs)
+            store.acknowledge((batch.seq, batch.count) for batch in batches if batch.epoch == store.epoch)
 
     def _use_memory(self, reason: str) -> None:
         if self._memory is None:
-            self._memory = Store.in_memory(MEMORY_BYTES)
+            self._memory = Store.in_memory(self._config.retain, MEMORY_BYTES)
         if reason != self.trouble:
             log.error("buffer: %s; batches are kept in memory until it works: a restart would lose them", reason)
         self.trouble = reason
 
-    def _waiting(self, after: dict[int, int], limit: int) -> list[StoredBatch]:
+    def _waiting(self, span: Callable[[int], Span], limit: int) -> list[StoredBatch]:
         batches: list[StoredBatch] = []
         for store in self._stores():
-            batches += store.waiting(after.get(store.epoch, 0), limit - len(batches))
+            batches += store.waiting(span(store.epoch), limit - len(batches))
         return batches
+
+    def _kept(self, epoch: int, first: int, last: int, limit: int) -> list[StoredBatch]:
+        stores = (store for store in self._stores() if store.epoch == epoch)
+        return [batch for store in stores for batch in store.kept(first, last, limit)]
+
+    def _holdings(self, epoch: int, ranges: list[tuple[int, int]]) -> Holdings:
+        for store in self._stores():
+            if store.epoch == epoch:
+                return store.holdings(ranges)
+        return Holdings([], [] if self._disk is None else ranges)
+
+    def _kept_between(self, epoch: int, since: int, until: int, after: int) -> tuple[list[tuple[int, int]], int]:
+        for store in self._stores():
+            if store.epoch == epoch:
+                return store.kept_between(since, until, after, ROWS_AT_ONCE)
+        return [], 0
+
+    def _split(self, batch: StoredBatch) -> bool:
+        """Raises nothing: what cannot be decoded or written stays as it is."""
+        from parkfleet.agent.joining import split  # the codec: not before it is needed
+
+        store = next((store for store in self._stores() if store.epoch == batch.epoch), None)
+        if store is None:
+            return False
+        try:
+            halves = split(Schema.unpack(store.schema(batch.schema_id)), batch)
+            if halves is None:
+                return False
+            one, two = halves
+            return store.rewrite([batch], [(batch.seq, one), (batch.seq + one.count if batch.count > 1 else None, two)])
+        except (PayloadError, sqlite3.Error) as error:
+            log.error("buffer: cannot split batch %d: %s", batch.seq, error)
+            return False
 
     def _stats(self) -> StoreStats:
         parts = [store.stats() for store in self._stores()]
@@ -161,6 +243,14 @@ class Buffer:
             dropped_batches=sum(part.dropped_batches for part in parts),
             dropped_readings=sum(part.dropped_readings for part in parts),
         )
+
+    def _vacuum(self) -> tuple[int, int]:
+        if self._disk is None:
+            raise ValueError(f"the buffer is not on the disk: {self.trouble}")
+        try:
+            return self._disk.vacuum()
+        except sqlite3.Error as error:
+            raise ValueError(f"cannot give room back: {error}") from None
 
     def _close(self) -> None:
         for store in self._stores():

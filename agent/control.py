@@ -20,21 +20,31 @@ from parkfleet.agent.control_messages import (
     MAX_REQUEST,
     Answer,
     Ask,
+    AskForget,
+    AskLines,
     AskRead,
+    AskReplay,
     AskStatus,
     AskTransact,
+    AskVacuum,
     AskWake,
     Failed,
+    Forgotten,
+    Lines,
     Read,
+    Replayed,
     Status,
     Transacted,
+    Vacuumed,
     Woken,
 )
+from parkfleet.agent.line_book import LineBook
 from parkfleet.agent.plan import MeterPlan, Plan
 from parkfleet.agent.reading import read_meter
 from parkfleet.agent.transport import LineDownError
 from parkfleet.protocols.modbus.identity import RawRequest
 from parkfleet.protocols.modbus.pdu import AnswerTimeoutError, ExceptionAnswerError, ModbusError, Request
+from parkfleet.protocols.payload.request import ReplayAnswer, ReplayRequest
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +71,16 @@ class LineOwner(Protocol):
         """A meter that was taken for silent is asked again from its next slot on."""
 
 
+class Keeper(Protocol):
+    """What has the batches."""
+
+    async def replay(self, request: ReplayRequest) -> ReplayAnswer:
+        """Has acknowledged batches sent again."""
+
+    async def vacuum(self) -> tuple[int, int]:
+        """Gives free room back; bytes before and after. Raises ValueError when it cannot."""
+
+
 class ControlSocket:
     """Listens within `async with`."""
 
@@ -70,11 +90,15 @@ class ControlSocket:
         plan: Plan,
         owners: Mapping[str, LineOwner],  # by line id
         status: Callable[[], Awaitable[Status]],
+        keeper: Keeper,
+        book: LineBook,
     ) -> None:
         self._path = path
         self._owners = owners
         self._meters = {meter.config.id: meter for line in plan.lines for meter in line.meters}
         self._status = status
+        self._keeper = keeper
+        self._book = book
         self._clients: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._inode = 0
@@ -147,6 +171,14 @@ class ControlSocket:
                     return Read(await read_meter(plan, self._owners[plan.config.line].ask))
                 case AskWake(meter):
                     return await self._wake(self._meter(meter))
+                case AskReplay(request):
+                    return Replayed(await self._keeper.replay(request))
+                case AskVacuum():
+                    return Vacuumed(*await self._keeper.vacuum())
+                case AskLines(line_id):
+                    return Lines(self._book.facts(line_id))
+                case AskForget(meter):
+                    return Forgotten(meter, await self._book.forget(meter))
                 case AskTransact():
                     return await self._transact(asked)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, LookupError) as error:

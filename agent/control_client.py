@@ -13,25 +13,37 @@ from parkfleet.agent.control_messages import (
     MAX_ANSWER,
     Answer,
     Ask,
+    AskForget,
+    AskLines,
     AskRead,
+    AskReplay,
     AskStatus,
     AskTransact,
+    AskVacuum,
     AskWake,
     Failed,
+    Forgotten,
+    Lines,
     Read,
+    Replayed,
     Status,
     Transacted,
+    Vacuumed,
     Woken,
 )
+from parkfleet.agent.line_messages import LineFacts
 from parkfleet.agent.reading import MeterReading
 from parkfleet.agent.transport import LineDownError
 from parkfleet.protocols.modbus.pdu import AnswerTimeoutError, CorruptAnswerError, Request
+from parkfleet.protocols.payload.request import ReplayAnswer, ReplayRequest
 
 T = TypeVar("T")
-A = TypeVar("A", Status, Read, Woken, Transacted)
+A = TypeVar("A", Status, Read, Woken, Transacted, Replayed, Vacuumed, Lines, Forgotten)
 
 #: An agent whose line is loaded answers late; one that does not answer in so long hangs. Seconds.
 PATIENCE_S: Final = 60.0
+#: Rewriting 512 MiB on an SD card. Seconds.
+VACUUM_S: Final = 600.0
 
 
 class NoAgentError(Exception):
@@ -61,19 +73,35 @@ class ControlClient:
         """Has a meter asked at once."""
         return await self._ask(AskWake(meter), Woken)
 
+    async def replay(self, request: ReplayRequest) -> ReplayAnswer:
+        """Has acknowledged batches sent again."""
+        return (await self._ask(AskReplay(request), Replayed)).found
+
+    async def vacuum(self) -> Vacuumed:
+        """Has the buffer's file made smaller."""
+        return await self._ask(AskVacuum(), Vacuumed, VACUUM_S)
+
+    async def lines(self, line: str | None) -> list[LineFacts]:
+        """What is known of a line, or of all."""
+        return (await self._ask(AskLines(line), Lines)).lines
+
+    async def forget(self, meter: str) -> Forgotten:
+        """Has the agent forget what it learned of a meter."""
+        return await self._ask(AskForget(meter), Forgotten)
+
     async def transact(self, line: str, request: Request[T], timeout: float) -> T:
         """One reading request on a line of the agent's. Raises ModbusError and LineDownError as well."""
         asked = AskTransact(line, request.unit, request.pdu.hex(), timeout)
         return request.values(bytes.fromhex((await self._ask(asked, Transacted)).pdu))
 
-    async def _ask(self, request: Ask, expected: type[A]) -> A:
+    async def _ask(self, request: Ask, expected: type[A], patience: float = PATIENCE_S) -> A:
         try:
             self._writer.write(msgspec.json.encode(request) + b"\n")
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(patience):
                 line = await self._reader.readuntil(b"\n")
             answer = msgspec.json.decode(line, type=Answer)
         except TimeoutError:
-            raise ControlError(f"the agent has not answered for {PATIENCE_S:g} s") from None
+            raise ControlError(f"the agent has not answered for {patience:g} s") from None
         except (OSError, asyncio.IncompleteReadError):
             raise ControlError("the agent has stopped") from None
         except (asyncio.LimitOverrunError, msgspec.MsgspecError, UnicodeDecodeError):

@@ -7,15 +7,17 @@ import msgspec
 from msgspec import Meta
 
 from parkfleet.agent.configuration import Configuration
+from parkfleet.agent.line_messages import LineFacts
 from parkfleet.agent.reading import MeterReading
 from parkfleet.agent.status import AgentSnapshot
+from parkfleet.protocols.payload.request import ReplayAnswer, ReplayRequest
 
 #: The socket's name, beside the buffer.
 SOCKET_NAME: Final = "agent.sock"
 #: A request longer than this is none of ours. Bytes.
 MAX_REQUEST: Final = 4096
-#: An answer is never longer: the status of 20,000 meters that are all silent is about 1 MiB. Bytes.
-MAX_ANSWER: Final = 8 * 1024 * 1024
+#: An answer is never longer: what is known of 20,000 meters, each with some refusals, is about 16 MiB. Bytes.
+MAX_ANSWER: Final = 64 * 1024 * 1024
 
 Name = Annotated[str, Meta(max_length=64)]
 
@@ -45,7 +47,29 @@ class AskTransact(msgspec.Struct, tag_field="ask", tag="transact", frozen=True, 
     timeout: Annotated[float, Meta(gt=0, le=5)]  # seconds
 
 
-Ask = AskStatus | AskRead | AskWake | AskTransact
+class AskReplay(msgspec.Struct, tag_field="ask", tag="replay", frozen=True, forbid_unknown_fields=True):
+    """Acknowledged batches, once more to the broker."""
+
+    request: ReplayRequest
+
+
+class AskVacuum(msgspec.Struct, tag_field="ask", tag="vacuum", frozen=True, forbid_unknown_fields=True):
+    """Free room of the buffer's file back to the disk."""
+
+
+class AskLines(msgspec.Struct, tag_field="ask", tag="lines", frozen=True, forbid_unknown_fields=True):
+    """What is known of a line and its meters, or of all."""
+
+    line: Name | None = None
+
+
+class AskForget(msgspec.Struct, tag_field="ask", tag="forget", frozen=True, forbid_unknown_fields=True):
+    """Forget what was learned of a meter."""
+
+    meter: Name
+
+
+Ask = AskStatus | AskRead | AskWake | AskTransact | AskReplay | AskVacuum | AskLines | AskForget
 
 
 class LineState(msgspec.Struct, frozen=True):
@@ -96,6 +120,32 @@ class Transacted(msgspec.Struct, tag_field="answer", tag="transact", frozen=True
     pdu: str
 
 
+class Replayed(msgspec.Struct, tag_field="answer", tag="replay", frozen=True):
+    """What will be sent again."""
+
+    found: ReplayAnswer
+
+
+class Vacuumed(msgspec.Struct, tag_field="answer", tag="vacuum", frozen=True):
+    """Bytes of the buffer's file."""
+
+    before: int
+    after: int
+
+
+class Lines(msgspec.Struct, tag_field="answer", tag="lines", frozen=True):
+    """What is known of lines."""
+
+    lines: list[LineFacts]
+
+
+class Forgotten(msgspec.Struct, tag_field="answer", tag="forget", frozen=True):
+    """A meter is polled as its profile says."""
+
+    meter: str
+    kept: bool  # False: its facts could not be removed from the disk
+
+
 class Failed(msgspec.Struct, tag_field="answer", tag="failed", frozen=True):
     """Nothing came of it."""
 
@@ -103,7 +153,7 @@ class Failed(msgspec.Struct, tag_field="answer", tag="failed", frozen=True):
     told: str
 
 
-Answer = Status | Read | Woken | Transacted | Failed
+Answer = Status | Read | Woken | Transacted | Replayed | Vacuumed | Lines | Forgotten | Failed
 
 
 def socket_path(configuration: Configuration) -> Path:

@@ -12,12 +12,13 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from parkfleet.agent.activity import LineStatus, MeterActivity, OnFailure, OnScan
 from parkfleet.agent.plan import LinePlan, MeterPlan
-from parkfleet.agent.poller import REOPEN_S, LineStatus, OnScan
+from parkfleet.agent.poller import REOPEN_S
 from parkfleet.agent.transport import LineDownError, open_port
 from parkfleet.native.engine import Engine
 from parkfleet.native.spec import (
@@ -120,6 +121,18 @@ class _Meter:
     status: LineStatus
     last_ts: int = 0
     told: str = ""
+    failing: bool = False  # a request of its last scan failed
+
+    def adopt(self, plan: MeterPlan) -> None:
+        """From now on its records come of this plan."""
+        self.plan, self.texts, self.failing = plan, _text_slices(plan), False
+
+    def outcomes(self, record: Record) -> list[int]:
+        """A quality code for each request, 0 for one that was answered with values."""
+        return [
+            Quality.GOOD if ms else record.quality[planned.points[0]]
+            for ms, planned in zip(record.answers, self.plan.requests, strict=True)
+        ]
 
     def scan(self, record: Record) -> Scan:
         """The record as the agent's buffer wants it."""
@@ -128,7 +141,8 @@ class _Meter:
             _text(record.texts[part]) if record.quality[column] == Quality.GOOD else None
             for column, part in zip(_string_columns(self.plan), self.texts, strict=True)
         )
-        return Scan(self.plan.entry, self._timestamp(record.slot_ms, answered), record.slots, record.quality, strings)
+        quality = record.quality if not self.plan.refused else _with_refused(record.quality, self.plan.refused)
+        return Scan(self.plan.entry, self._timestamp(record.slot_ms, answered), record.slots, quality, strings)
 
     def _timestamp(self, slot_ms: int, answered_ms: int | None) -> int:
         """ms UTC: the slot when the answer came close to it; never backwards in a series."""
@@ -142,7 +156,9 @@ class _Meter:
 
     def note(self, quality: bytes) -> None:
         """Keeps the status, and tells a new kind of failure once."""
-        config, bad = self.plan.config, set(quality) - {Quality.GOOD, Quality.INVALID}
+        config, refused = self.plan.config, self.plan.refused
+        asked = set(quality) if not refused else {code for i, code in enumerate(quality) if i not in refused}
+        bad = asked - {Quality.GOOD, Quality.INVALID}
         if not bad:
             self.status.meters_bad.discard(config.id)
             if self.told:
@@ -182,12 +198,15 @@ class _Line:
 class LineEngine:
     """All lines of a plan on one native thread. A second run() is an error: make a new one."""
 
-    def __init__(self, lines: Sequence[LinePlan], on_scan: OnScan) -> None:
+    def __init__(self, lines: Sequence[LinePlan], on_scan: OnScan, on_failure: OnFailure | None = None) -> None:
         """lines: of the kinds in KINDS; others go another way."""
         self._plans = tuple(lines)
         self._on_scan = on_scan
+        self._on_failure = on_failure
         self._engine = Engine(lines=max(1, len(self._plans)))
-        self._meters: list[_Meter] = []
+        self._meters: dict[str, _Meter] = {}  # by id
+        self._tags: dict[int, tuple[_Meter, MeterPlan]] = {}  # of the records that may come
+        self._next_tag = 0
         self._lines: list[_Line] = []
         self._added = asyncio.Event()
         self._ended = False
@@ -226,6 +245,32 @@ class LineEngine:
                     self._engine.wake(line.index, plan.config.unit)
                     return
         raise KeyError(meter)
+
+    def replan(self, plan: MeterPlan) -> None:
+        """Has a meter asked by a new plan, from its next scan on."""
+        for line in self._lines if not self._ended else ():
+            for place, meter in enumerate(line.plan.meters):
+                if meter.config.id == plan.config.id:
+                    self._engine.replace_meter(line.index, place, meter_spec(plan, self._tag(plan)))
+
+    def activities(self, line_id: str) -> dict[str, MeterActivity]:
+        """What the meters of a line did, by id; empty before it was added."""
+        line = next((line for line in self._lines if line.plan.config.id == line_id), None)
+        if line is None or self._ended:
+            return {}
+        counted = zip(line.plan.meters, self._engine.meter_counters(line.index), strict=True)
+        return {
+            meter.config.id: MeterActivity(
+                requests=own.requests,
+                answers=own.answers,
+                timeouts=own.timeouts,
+                missed=own.missed,
+                busy_s=own.busy_ns / NS,
+                turnaround_s=own.median_ns / NS,
+                turnarounds=own.turnarounds,
+            )
+            for meter, own in counted
+        }
 
     @contextlib.asynccontextmanager
     async def lent(self, line_id: str, patience_s: float = LEND_S) -> AsyncIterator[int]:
@@ -289,12 +334,20 @@ class LineEngine:
         for plan in self._plans:
             serial = plan.address.kind == "serial"
             address = b"" if serial else await resolve(plan.address.host, plan.address.port)
-            index = self._engine.add_line(line_spec(plan, len(self._meters), address))
+            index = self._engine.add_line(line_spec(plan, self._next_tag, address))
             line = _Line(plan, index, self.statuses[plan.config.id])
             self._lines.append(line)
-            self._meters += (_Meter(meter, _text_slices(meter), line.status) for meter in plan.meters)
+            for meter in plan.meters:
+                self._meters[meter.config.id] = _Meter(meter, _text_slices(meter), line.status)
+                self._tag(meter)
             if serial:
                 self._open(line)
+
+    def _tag(self, plan: MeterPlan) -> int:
+        """A tag for the records that come of a plan."""
+        tag, self._next_tag = self._next_tag, self._next_tag + 1
+        self._tags[tag] = self._meters[plan.config.id], plan
+        return tag
 
     async def _renew(self, line: _Line) -> None:
         """A port is opened anew, a host name looked up again: it may have moved."""
@@ -335,13 +388,24 @@ class LineEngine:
         """Hands finished scans on."""
         for fields in self._engine.take():
             record = Record(*fields)
-            meter = self._meters[record.tag]
+            meter, plan = self._tags[record.tag]
+            if plan is not meter.plan:
+                meter.adopt(plan)  # the first record of a new plan
+            self._tell_failure(meter, record)
             meter.note(record.quality)
             self._on_scan(meter.scan(record))
         if self._engine.changes != self._changes:
             self._changes = self._engine.changes
             self._refresh()
         self._changed.set()
+
+    def _tell_failure(self, meter: _Meter, record: Record) -> None:
+        if self._on_failure is None:
+            return
+        failing = any(record.quality) and any(outcomes := meter.outcomes(record))
+        if failing or meter.failing:
+            self._on_failure(meter.plan, outcomes if failing else [Quality.GOOD] * len(meter.plan.requests))
+        meter.failing = failing
 
     def _refresh(self) -> None:
         """The engine's counters into the lines' statuses; what became of the lines is told."""
@@ -387,6 +451,11 @@ async def resolve(host: str, port: int) -> bytes:
         return struct.pack("=H", family) + struct.pack(">H4s8x", port, packed)
     scope = address[3] if len(address) > 3 else 0
     return struct.pack("=H", family) + struct.pack(">HI16s", port, 0, packed) + struct.pack("=I", int(scope))
+
+
+def _with_refused(quality: bytes, refused: Mapping[int, int]) -> bytes:
+    """Points that are not asked say what the meter says when they are."""
+    return bytes(refused.get(i, code) if code == Quality.SKIPPED else code for i, code in enumerate(quality))
 
 
 def _string_columns(plan: MeterPlan) -> list[int]:

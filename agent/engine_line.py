@@ -1,11 +1,13 @@
 """Engine line: one of the engine's lines as others see it, who ask something of it out of turn."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import TypeVar
 
+from parkfleet.agent.activity import LineStatus, MeterActivity
+from parkfleet.agent.burst import burst
 from parkfleet.agent.engine import LineEngine
-from parkfleet.agent.plan import LinePlan
-from parkfleet.agent.poller import LineStatus
+from parkfleet.agent.plan import LinePlan, MeterPlan
 from parkfleet.agent.transport import SerialTransport, Transport, open_transport
 from parkfleet.protocols.modbus.pdu import Request
 
@@ -40,12 +42,41 @@ class EngineLine:
         self.wake(request.unit)  # it answered: no reason to take it for silent any longer
         return answer
 
+    async def burst(self, requests: Sequence[tuple[float, Request[object]]]) -> list[int]:
+        """Requests one right behind the other, each after a pause in seconds; their quality codes, 0 for values.
+
+        Raises LineDownError.
+        """
+        timeout = float(self._plan.config.timeout)
+        async with self._guests:
+            if self._plan.address.kind == "serial":
+                async with self._engine.lent(self._plan.config.id) as fd:
+                    return await self._burst(SerialTransport(self._plan.address, fd), requests, timeout)
+            return await self._burst(await open_transport(self._plan.address), requests, timeout)
+
+    def replan(self, plan: MeterPlan) -> None:
+        """Has a meter asked by a new plan from its next scan on, also one that was taken for silent."""
+        self._engine.replan(plan)
+        self.wake(plan.config.unit)
+
+    def activities(self) -> dict[str, MeterActivity]:
+        """By meter id."""
+        return self._engine.activities(self._plan.config.id)
+
     def wake(self, unit: int) -> None:
         """A meter that was taken for silent is asked at once."""
         for meter in self._plan.meters:
             if meter.config.unit == unit:
                 self._engine.wake(meter.config.id)
                 return
+
+    async def _burst(
+        self, transport: Transport, requests: Sequence[tuple[float, Request[object]]], timeout: float
+    ) -> list[int]:
+        try:
+            return await burst(transport.transact, requests, timeout)
+        finally:
+            transport.close()
 
     async def _transact(self, transport: Transport, request: Request[T], timeout: float) -> T:
         try:

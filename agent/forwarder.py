@@ -1,6 +1,5 @@
-"""Forwarder: brings batches from the buffer to the broker. Owns the broker connection.
+"""Forwarder: brings batches from the buffer to the broker. Owns the broker connection, and makes the next.
 
-Batches go out in order, a bounded number in flight; one is done with when the broker has acknowledged it.
 What was in flight when a connection ended is sent again on the next: the consumer drops duplicates by
 (gateway, epoch, seq).
 """
@@ -8,48 +7,34 @@ What was in flight when a connection ended is sent again on the next: the consum
 import asyncio
 import contextlib
 import logging
-import random
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from parkfleet.agent.buffer import Buffer
-from parkfleet.agent.store import StoredBatch
+from parkfleet.agent.delivery import Delivery, ForwarderStatus, Learned
+from parkfleet.agent.pace import Verdict, dial_timeout, reconnect_pause, refusal_pause, verdict
+from parkfleet.agent.replay import Replay
 from parkfleet.protocols.config import BrokerConfig
-from parkfleet.protocols.mqtt import BrokerError, MqttConnection, PublishRefusedError, Will
-from parkfleet.protocols.payload.envelope import Envelope
-from parkfleet.protocols.payload.topics import BATCH_CONTENT_TYPE, SCHEMA_CONTENT_TYPE, GatewayTopics, Status
+from parkfleet.protocols.mqtt import BrokerError, MqttConnection, Will
+from parkfleet.protocols.payload.request import ReplayAnswer, ReplayRequest
+from parkfleet.protocols.payload.topics import GatewayTopics, Status
 
 log = logging.getLogger(__name__)
 
-#: Batches in flight: paho is fastest at 20 to 100 (measured, ../shared/ANCHORS.md), and memory stays small.
-WINDOW: Final = 20
-#: A broker that acknowledges nothing for so long, though batches are in flight, is as good as gone. Seconds.
-ACK_TIMEOUT_S: Final = 30.0
 #: So long the broker remembers us: while it does, it has our schemas, and they need not be sent again. Seconds.
 SESSION_EXPIRY_S: Final = 86400
-#: Pause before the next connection: a random part of a bound that doubles from the first to the last. Seconds.
-RECONNECT_S: Final = (0.5, 10.0)
-
-
-@dataclass
-class ForwarderStatus:
-    """What was delivered since the agent started."""
-
-    connected: bool = False
-    told: str = ""  # why not connected, or what the broker refused
-    batches: int = 0  # acknowledged
-    readings: int = 0
-    bytes: int = 0  # payload bytes of acknowledged batches
-
-
-@dataclass
-class _Flight:
-    """What one connection has under way."""
-
-    acks: "dict[asyncio.Future[None], StoredBatch]" = field(default_factory=dict)
-    sent: dict[int, int] = field(default_factory=dict)  # epoch -> seq up to which batches were sent
+PROTOCOL_ERROR: Final = 0x82
+#: So many connections in a row that break without a word, nothing acknowledged, with a packet of at least so many
+#: bytes under way: then it is the packet. Some brokers close instead of saying "packet too large"; mosquitto with
+#: message_size_limit says it in a PUBACK, where MQTT 5 does not allow it and paho calls it a protocol error.
+SUSPECT: Final = (3, 16 * 1024)
+#: No broker takes less in a packet. Bytes.
+SMALLEST: Final = 1024
+#: A connection that stood for so long, or carried something, was a good one: the next is tried at once. Seconds.
+GOOD_CONNECTION_S: Final = 10.0
+#: The same trouble is told again after so long. Seconds.
+TELL_AGAIN_S: Final = 600.0
 
 
 class Forwarder:
@@ -62,29 +47,59 @@ class Forwarder:
         self._folder = folder
         self._version = version
         self._draining = asyncio.Event()
-        self._schemas: set[int] = set()  # the broker has them, retained
+        self._learned = Learned()
+        self._away_since = time.monotonic()  # since the last good connection ended
+        self._failures = 0  # in a row, without a good connection
+        self._logged = ("", 0.0)  # the last trouble that was logged, and when
         self.status = ForwarderStatus()
+        self._replay = Replay(buffer)
 
     async def run(self) -> None:
         """Forwards until cancelled, or until drain() was called and nothing waits any more."""
-        pause = RECONNECT_S[0]
         while not self._draining.is_set():
-            delivered = self.status.batches
+            delivered, began = self.status.batches, time.monotonic()
             try:
                 await self._connect_and_forward()
             except BrokerError as error:
+                now = time.monotonic()
+                if self.status.batches > delivered:
+                    self._logged = ("", 0.0)
+                if self.status.batches > delivered or (self.status.connected and now - began > GOOD_CONNECTION_S):
+                    self._away_since, self._failures = now, 0
+                self._failures += 1
+                self._suspect(error)
+                self.status.connected = False
                 self._tell(str(error))
+                await self._pause(self._pause_after(error))
             self.status.connected = False
-            if self._draining.is_set():
-                return
-            if self.status.batches > delivered:
-                pause = RECONNECT_S[0]
-            await self._pause(random.uniform(0, pause))
-            pause = min(2 * pause, RECONNECT_S[1])
+
+    def _pause_after(self, error: BrokerError) -> float:
+        """Seconds. A link that is away is tried often at first; a broker that refuses is not pressed."""
+        if verdict(error.code) in (Verdict.BUSY, Verdict.FORBIDDEN):
+            return refusal_pause(error.code, self._failures)
+        return reconnect_pause(time.monotonic() - self._away_since)
+
+    def _suspect(self, error: BrokerError) -> None:
+        """Takes a connection's end for "packet too large" where it says so, or where it looks like it."""
+        if not self.status.connected:
+            return
+        times, size = SUSPECT
+        looks_like = error.code in (0, PROTOCOL_ERROR) and self._failures >= times and self._learned.in_flight >= size
+        if looks_like or verdict(error.code) is Verdict.TOO_LARGE:
+            self._learned.largest = min(self._learned.largest, max(self._learned.in_flight - 1, SMALLEST))
+            log.warning("the broker breaks off at %d bytes: batches are made smaller", self._learned.in_flight)
 
     def drain(self) -> None:
         """Sends what waits, if the broker is there, and lets run() end."""
         self._draining.set()
+
+    async def replay(self, request: ReplayRequest) -> ReplayAnswer:
+        """Sends acknowledged batches again, as a consumer could have asked for."""
+        return await self._replay.ask(request)
+
+    async def vacuum(self) -> tuple[int, int]:
+        """Gives the buffer's free room back to the disk; bytes before and after. Raises ValueError."""
+        return await self._buffer.vacuum()
 
     async def _pause(self, seconds: float) -> None:
         """Waits, or until drain() is called."""
@@ -99,81 +114,43 @@ class Forwarder:
             folder=self._folder,
             will=Will(self._topics.status, self._status("offline")),
             session_expiry=SESSION_EXPIRY_S,
+            on_message=self._hear,
+            timeout=dial_timeout(time.monotonic() - self._away_since),
         )
         try:
             if not connection.session_present:
-                self._schemas.clear()  # a broker that has forgotten us may have forgotten what we retained there
+                self._learned.schemas.clear()  # a broker that has forgotten us may have forgotten what we retained
+            self._learned.stuck.clear()
             log.info("connected to the broker %s", self._broker.url)
             self.status.connected, self.status.told = True, ""
-            await connection.publish(self._topics.status, self._status("online"), retain=True)
-            await self._forward(connection)
+            timeout = float(self._broker.ack_timeout)
+            try:
+                async with asyncio.timeout(timeout):
+                    await connection.publish(self._topics.status, self._status("online"), retain=True)
+            except TimeoutError:
+                raise BrokerError(f"the broker acknowledged nothing for {timeout:g} s") from None
+            delivery = Delivery(
+                self._buffer, connection, self._topics, self.status, self._learned, self._replay, timeout, self._tell
+            )
+            await delivery.run(self._draining)
             if self._draining.is_set():
                 await connection.publish(self._topics.status, self._status("offline"), retain=True)
+                await connection.close()
         finally:
-            await connection.close()
+            await connection.close(tell_will=True)  # given up, or stopped in the middle
 
-    async def _forward(self, connection: MqttConnection) -> None:
-        """Sends and takes acknowledgements until the connection is lost or everything is drained."""
-        flight = _Flight()
-        window = min(WINDOW, connection.receive_maximum)
-        arrival = asyncio.create_task(self._buffer.wait_for_batch())
-        draining = asyncio.create_task(self._draining.wait())
-        try:
-            while True:
-                if arrival.done():  # before looking: what is appended while we look must wake us again
-                    arrival = asyncio.create_task(self._buffer.wait_for_batch())
-                room = window - len(flight.acks)
-                for batch in await self._buffer.waiting(flight.sent, room) if room else ():
-                    await self._send(connection, flight, batch)
-                if draining.done() and not flight.acks:
-                    return
-                waits: set[asyncio.Future[Any]] = {connection.lost, *flight.acks, *([] if room <= 0 else [arrival])}
-                waits |= set() if draining.done() else {draining}
-                timeout = ACK_TIMEOUT_S if flight.acks else None
-                done, _ = await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-                if not done:
-                    raise BrokerError(f"the broker acknowledged nothing for {ACK_TIMEOUT_S:g} s")
-                await self._settle(flight)
-                if connection.lost.done():
-                    raise BrokerError(connection.lost.result())
-        finally:
-            arrival.cancel()
-            draining.cancel()
-
-    async def _send(self, connection: MqttConnection, flight: _Flight, batch: StoredBatch) -> None:
-        if batch.schema_id not in self._schemas:  # before the first batch that needs it
-            schema = await self._buffer.schema(batch.schema_id)
-            topic = self._topics.schema(batch.schema_id)
-            await connection.publish(topic, schema, retain=True, content_type=SCHEMA_CONTENT_TYPE)
-            self._schemas.add(batch.schema_id)
-        envelope = Envelope(batch.codec, batch.schema_id, batch.epoch, batch.seq, 1, 0, batch.body)
-        ack = connection.publish(self._topics.batch, envelope.pack(), content_type=BATCH_CONTENT_TYPE)
-        flight.acks[ack] = batch
-        flight.sent[batch.epoch] = batch.seq
-
-    async def _settle(self, flight: _Flight) -> None:
-        """Takes the acknowledgements that have come; what was refused stays in the buffer."""
-        settled: dict[int, list[int]] = {}
-        refused: BaseException | None = None
-        for ack in [ack for ack in flight.acks if ack.done()]:
-            batch = flight.acks.pop(ack)
-            if error := ack.exception():
-                refused = error
-                continue
-            settled.setdefault(batch.epoch, []).append(batch.seq)
-            self.status.batches += 1
-            self.status.readings += batch.readings
-            self.status.bytes += len(batch.body)
-        for epoch, seqs in settled.items():
-            await self._buffer.acknowledge(epoch, seqs)
-        if isinstance(refused, PublishRefusedError):
-            raise refused  # ends the connection: the next try comes after a pause, from the oldest batch on
+    def _hear(self, topic: str, payload: bytes, _retained: bool) -> None:
+        if topic == self._topics.request:
+            self._replay.hear(payload)
 
     def _status(self, state: Literal["online", "offline"]) -> bytes:
         return Status(state=state, ts=int(time.time() * 1000), version=self._version).pack()
 
     def _tell(self, told: str) -> None:
-        """Logs a failure when it is a new one."""
-        if told != self.status.told:
+        """Logs a failure when it is a new one, and again now and then."""
+        now = time.monotonic()
+        logged, at = self._logged
+        if told != logged or now - at >= TELL_AGAIN_S:
             log.warning("%s; batches wait in the buffer", told)
+            self._logged = told, now
         self.status.told = told

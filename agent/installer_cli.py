@@ -41,7 +41,7 @@ def read(
     from parkfleet.agent.installer import watch as watch_for_ever
     from parkfleet.agent.installer_view import Screen
 
-    configuration = _load(config)
+    configuration = usable_configuration(config)
     pause = _duration(interval, "--interval", 0.1)
 
     async def work() -> bool:
@@ -54,7 +54,7 @@ def read(
                 screen.show(reading)
             return reading.answered
 
-    if not _run(work()):
+    if not run_command(work()):
         raise typer.Exit(3)
 
 
@@ -93,7 +93,7 @@ def scan(
     from parkfleet.agent.scan_command import ScanOptions, run_scan
     from parkfleet.agent.scan_options import parse_units
 
-    configuration = _load(config or DEFAULT) if config or "://" not in line else None
+    configuration = usable_configuration(config or DEFAULT) if config or "://" not in line else None
     own = [configuration.path(name) for name in configuration.gateway.profiles] if configuration else []
     try:
         options = ScanOptions(
@@ -110,8 +110,8 @@ def scan(
             write=write,
         )
     except ValueError as error:
-        raise _failed(str(error), 1) from None
-    if code := _run(run_scan(options)):
+        raise failed(str(error), 1) from None
+    if code := run_command(run_scan(options)):
         raise typer.Exit(code)
 
 
@@ -130,13 +130,13 @@ def wake(meter: MeterId, config: Config = DEFAULT, as_json: AsJson = False) -> N
     from parkfleet.agent.control_client import connected
     from parkfleet.agent.control_messages import Woken, socket_path
 
-    path = socket_path(_load(config))
+    path = socket_path(usable_configuration(config))
 
     async def work() -> Woken:
         async with connected(path) as client:
             return await client.wake(meter)
 
-    woken = _run(work())
+    woken = run_command(work())
     _echo(woken) if as_json else typer.echo(f"{woken.meter}: {woken.told} ({woken.took_ms:g} ms)")
     if not woken.answered:
         raise typer.Exit(3)
@@ -158,27 +158,27 @@ def status(config: Config = DEFAULT, as_json: AsJson = False) -> None:
     from parkfleet.agent.control_messages import Status, socket_path
     from parkfleet.agent.installer_view import status_table
 
-    path = socket_path(_load(config))
+    path = socket_path(usable_configuration(config))
 
     async def work() -> Status:
         async with connected(path) as client:
             return await client.status()
 
-    told = _run(work())
+    told = run_command(work())
     _echo(told) if as_json else Console(highlight=False).print(status_table(told))
 
 
-def _load(path: Path) -> "Configuration":
+def usable_configuration(path: Path) -> "Configuration":
     from parkfleet.agent.configuration import load_configuration
     from parkfleet.protocols.document import DocumentError
 
     try:
         return load_configuration(path)
     except DocumentError as error:
-        raise _failed(str(error), 1) from None
+        raise failed(str(error), 1) from None
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
+def run_command(work: Coroutine[Any, Any, T]) -> T:
     """Runs a command to its end; what an installer can mend becomes a sentence and an exit code."""
     import asyncio
 
@@ -189,14 +189,14 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     try:
         return asyncio.run(work)
     except (UnknownNameError, ControlError, ValueError) as error:
-        raise _failed(str(error), 1) from None
+        raise failed(str(error), 1) from None
     except (NoAgentError, LineDownError) as error:
-        raise _failed(str(error), 3) from None
+        raise failed(str(error), 3) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
 
-def _failed(told: str, code: int) -> typer.Exit:
+def failed(told: str, code: int) -> typer.Exit:
     typer.echo(told, err=True)
     return typer.Exit(code)
 
@@ -207,9 +207,9 @@ def _duration(text: str, option: str, least: float, most: float = 86400) -> floa
     try:
         seconds = float(Duration.parse(text))
     except ValueError as error:
-        raise _failed(f"{option}: {error}", 1) from None
+        raise failed(f"{option}: {error}", 1) from None
     if not least <= seconds <= most:
-        raise _failed(f"{option} must be from {Duration(least)} to {Duration(most)}", 1)
+        raise failed(f"{option} must be from {Duration(least)} to {Duration(most)}", 1)
     return seconds
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from parkfleet.agent.store import APPLICATION_ID, SCHEMA_VERSION, new_epoch
+from parkfleet.agent.store import APPLICATION_ID, SCHEMA_VERSION, WAITING, new_epoch
 
 buffer = Migrations("parkfleet-buffer")
 
@@ -28,6 +28,15 @@ def m1_batches(db: Database) -> None:
         " readings INTEGER NOT NULL, first_ts INTEGER NOT NULL, last_ts INTEGER NOT NULL, acked_ms INTEGER)"
     )
     db.table("batches").create_index(["acked_ms", "seq"])
+
+
+@buffer()
+def m2_joined_batches(db: Database) -> None:
+    """A row may stand for several batches, seq to seq + count - 1; an acknowledgement is written in place."""
+    db.execute("ALTER TABLE batches ADD COLUMN count INTEGER NOT NULL DEFAULT 1")
+    db.execute("ALTER TABLE batches ADD COLUMN parts BLOB NOT NULL DEFAULT x''")
+    db.execute("ALTER TABLE batches ADD COLUMN thinned INTEGER NOT NULL DEFAULT 0")
+    db.execute("UPDATE batches SET acked_ms = ? WHERE acked_ms IS NULL", [WAITING])
 
 
 def migrate(connection: sqlite3.Connection) -> None:

@@ -1,16 +1,19 @@
 """Plan: a checked configuration turned into what is polled: lines, meters, requests, and the batch schema."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from parkfleet.agent.configuration import Configuration
 from parkfleet.protocols.config import LineAddress, LineConfig, MeterConfig, parse_line_url
 from parkfleet.protocols.derived import Derivation, Ratios, make_derivation, needed_points
+from parkfleet.protocols.learned import Learned
+from parkfleet.protocols.modbus.rtu import silence
 from parkfleet.protocols.payload.schema import Schema
 from parkfleet.protocols.payload.series import Entry, Scan
-from parkfleet.protocols.profile import Hole, Point
+from parkfleet.protocols.profile import Hole, Point, Profile
 from parkfleet.protocols.ratio import fraction
-from parkfleet.protocols.readplan import PlannedRequest, WireCost, plan_requests
+from parkfleet.protocols.readplan import NOTHING, TURNAROUND_S, PlannedRequest, WireCost, plan_requests
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,16 @@ class MeterPlan:
     requests: tuple[PlannedRequest, ...]
     derivation: Derivation | None = None  # None: delivered as it is read
     gap_s: float = 0.0  # silence the meter needs before each request
+    turnaround_s: float = TURNAROUND_S  # in the cost of each request, as far as is known
     never_write: tuple[Hole, ...] = ()  # registers that nobody may write
+    learned: Learned = NOTHING
+
+    @cached_property
+    def refused(self) -> dict[int, int]:
+        """Points that no request asks for, as the meter refuses them: their columns and quality codes."""
+        asked = {index for planned in self.requests for index in planned.points}
+        found = ((index, self.learned.refusal(point)) for index, point in enumerate(self.points))
+        return {index: refusal.quality for index, refusal in found if refusal and index not in asked}
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,8 @@ class LinePlan:
 
     def scan_seconds(self, meter: MeterPlan) -> float:
         """Wire time of one scan of a meter, the silence it needs before each request included."""
-        return sum(planned.seconds(self.cost) + meter.gap_s for planned in meter.requests)
+        beside = meter.gap_s + meter.turnaround_s - TURNAROUND_S
+        return sum(planned.seconds(self.cost) + beside for planned in meter.requests)
 
 
 @dataclass(frozen=True)
@@ -66,8 +79,8 @@ class Plan:
         return deliver
 
 
-def make_plan(configuration: Configuration) -> Plan:
-    """The plan of a configuration that has passed its checks."""
+def make_plan(configuration: Configuration, learned: Mapping[str, Learned] | None = None) -> Plan:
+    """The plan of a configuration that has passed its checks. learned: by meter id, from an earlier life."""
     gateway = configuration.gateway
     entries: list[Entry] = []
     meters: dict[str, list[MeterPlan]] = {line.id: [] for line in gateway.lines}
@@ -77,20 +90,16 @@ def make_plan(configuration: Configuration) -> Plan:
         ratios = ratios_of(config)
         points = needed_points(profile, config.points, ratios)
         derivation = make_derivation(profile, points, config.points, ratios)
-        gap = profile.min_gap / 1000
-        cost = WireCost.of(addresses[config.line])
-        requests = plan_requests(profile, points, config.unit, replace(cost, request=cost.request + gap))
-        meters[config.line].append(
-            MeterPlan(
-                config,
-                len(entries),
-                points,
-                tuple(requests),
-                None if derivation.is_identity else derivation,
-                gap,
-                tuple(profile.never_write),
-            )
+        plain = MeterPlan(
+            config,
+            len(entries),
+            points,
+            (),
+            None if derivation.is_identity else derivation,
+            never_write=tuple(profile.never_write),
         )
+        known = (learned or {}).get(config.id, NOTHING)
+        meters[config.line].append(with_learned(plain, profile, addresses[config.line], known))
         entries.append(Entry(config.id, profile.profile, profile.medium, derivation.columns))
     lines = tuple(
         LinePlan(line, addresses[line.id], WireCost.of(addresses[line.id]), tuple(meters[line.id]))
@@ -98,6 +107,18 @@ def make_plan(configuration: Configuration) -> Plan:
     )
     derivations = {meter.entry: meter.derivation for line in lines for meter in line.meters if meter.derivation}
     return Plan(Schema(tuple(entries)), lines, derivations)
+
+
+def with_learned(meter: MeterPlan, profile: Profile, line: LineAddress, learned: Learned) -> MeterPlan:
+    """The meter as it is asked best, with what is known of it. What it delivers stays as it is."""
+    gap = learned.gap_ms(profile.min_gap) / 1000
+    turnaround = TURNAROUND_S
+    if learned.turnaround:  # as measured, the silence before its answer in it
+        pause = silence(line.baud, line.bits_per_byte) if line.is_serial else 0.0
+        turnaround = max(0.0, learned.turnaround.us / 1e6 - pause)
+    cost = WireCost.of(line, turnaround + gap)
+    requests = plan_requests(profile, meter.points, meter.config.unit, cost, learned)
+    return replace(meter, requests=tuple(requests), gap_s=gap, turnaround_s=turnaround, learned=learned)
 
 
 def ratios_of(config: MeterConfig) -> Ratios:

@@ -9,11 +9,14 @@ import heapq
 import logging
 import time
 from array import array
-from collections import Counter
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Final, TypeVar
 
+from parkfleet.agent.activity import LineStatus, MeterActivity, OnFailure, OnScan
+from parkfleet.agent.burst import burst, outcome
 from parkfleet.agent.plan import LinePlan, MeterPlan
 from parkfleet.agent.transport import LineDownError, Transport, open_transport
 from parkfleet.agent.turns import Turns
@@ -21,10 +24,12 @@ from parkfleet.protocols.modbus.pdu import (
     AnswerTimeoutError,
     ExceptionAnswerError,
     ModbusError,
+    ReadRequest,
     Request,
 )
 from parkfleet.protocols.payload.series import Scan
 from parkfleet.protocols.quality import EXCEPTION, Quality, quality_name
+from parkfleet.protocols.readplan import WireCost
 from parkfleet.protocols.registers import decode
 
 log = logging.getLogger(__name__)
@@ -35,23 +40,6 @@ T = TypeVar("T")
 MAX_BACKOFF_S: Final = 60.0
 #: Pause before a line that is down is tried again: first and longest, in seconds.
 REOPEN_S: Final = (0.5, 10.0)
-
-OnScan = Callable[[Scan], None]
-
-
-@dataclass
-class LineStatus:
-    """What a line did since the agent started, for status and heartbeats."""
-
-    id: str
-    up: bool = False
-    told: str = ""  # why it is down, or the last error
-    requests: int = 0
-    scans: int = 0
-    missed: int = 0  # slots that passed before the meter's turn came
-    errors: Counter[str] = field(default_factory=Counter)  # by cause
-    busy_s: float = 0.0  # time spent in transactions
-    meters_bad: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -65,6 +53,23 @@ class _MeterState:
     ask_again: float = 0.0  # wall clock, seconds; before it the meter is taken for silent
     cause: int = Quality.TIMEOUT
     told: str = ""
+    activity: MeterActivity = field(default_factory=MeterActivity)
+    turnarounds: deque[float] = field(default_factory=lambda: deque(maxlen=15))  # seconds
+    failing: bool = False  # a request of its last scan failed
+
+    def note(self, error: ModbusError | LineDownError | None, took: float, turnaround: float) -> None:
+        """Counts a transaction. Seconds."""
+        answered = error is None or isinstance(error, ExceptionAnswerError)
+        if answered:
+            self.turnarounds.append(max(turnaround, 1e-6))
+        before = self.activity
+        self.activity = before._replace(
+            requests=before.requests + 1,
+            answers=before.answers + answered,
+            timeouts=before.timeouts + isinstance(error, AnswerTimeoutError),
+            busy_s=before.busy_s + took,
+            turnarounds=before.turnarounds + answered,
+        )
 
     def next_slot(self, after: float) -> float:
         """The first multiple of the interval behind a time (wall clock, seconds)."""
@@ -75,9 +80,16 @@ class _MeterState:
 class LinePoller:
     """Owns one line: its transport, its schedule, its meters' states."""
 
-    def __init__(self, plan: LinePlan, on_scan: OnScan, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        plan: LinePlan,
+        on_scan: OnScan,
+        on_failure: OnFailure | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._plan = plan
         self._on_scan = on_scan
+        self._on_failure = on_failure
         self._clock = clock
         self._transport: Transport | None = None
         self._reopen_at = 0.0  # monotonic
@@ -128,11 +140,34 @@ class LinePoller:
             self.wake(request.unit)
             return values
 
+    async def burst(self, requests: Sequence[tuple[float, Request[object]]]) -> list[int]:
+        """Requests one right behind the other, each after a pause in seconds; their quality codes, 0 for values.
+
+        Raises LineDownError.
+        """
+        async with self._turns.guest():
+            return await burst(self._transact, requests, float(self._plan.config.timeout))
+
+    def replan(self, plan: MeterPlan) -> None:
+        """Has a meter asked by a new plan from its next scan on, also one that was taken for silent."""
+        self._state(plan.config.id).plan = plan
+        self.wake(plan.config.unit)
+
+    def activities(self) -> dict[str, MeterActivity]:
+        """By meter id."""
+        return {
+            meter.plan.config.id: meter.activity._replace(turnaround_s=median(meter.turnarounds or [0.0]))
+            for meter in self._meters
+        }
+
     def wake(self, unit: int) -> None:
         """A meter that was taken for silent is asked again from its next slot on."""
         for meter in self._meters:
             if meter.plan.config.unit == unit:
                 meter.misses, meter.ask_again = 0, 0.0
+
+    def _state(self, id: str) -> _MeterState:
+        return next(meter for meter in self._meters if meter.plan.config.id == id)
 
     async def _stopped_before(self, slot: float) -> bool:
         """Waits for a slot; True when stop() came first. Looks at the clock anew every second: it may be set."""
@@ -154,7 +189,9 @@ class LinePoller:
         now = self._clock()
         following = meter.next_slot(max(slot, now))
         if slot <= now < slot + 1000 * meter.plan.config.interval:  # otherwise the clock was set: nothing was missed
-            self.status.missed += round((following - slot) / meter.plan.config.interval) - 1
+            missed = round((following - slot) / meter.plan.config.interval) - 1
+            self.status.missed += missed
+            meter.activity = meter.activity._replace(missed=meter.activity.missed + missed)
         return following if following - now <= meter.plan.config.interval else meter.next_slot(now)
 
     async def _scan(self, meter: _MeterState, slot: float) -> None:
@@ -165,32 +202,54 @@ class LinePoller:
         texts: dict[int, str | None] = {}
         answered: float | None = None
         cause = meter.cause if meter.ask_again > self._clock() else None
-        for planned in plan.requests if cause is None else ():
+        outcomes = [int(Quality.SKIPPED)] * len(plan.requests)
+        for place, planned in enumerate(plan.requests if cause is None else ()):
             try:
-                async with self._turns.owner():
-                    await asyncio.sleep(max(0.0, meter.quiet_until - time.monotonic()))  # the gap it needs
-                    try:
-                        words = await self._transact(planned.request, float(self._plan.config.timeout))
-                    finally:
-                        meter.quiet_until = time.monotonic() + plan.gap_s
-            except ExceptionAnswerError as error:
-                answered = answered or self._clock()
-                self._failed(meter, planned.points, quality, EXCEPTION | error.code, str(error))
-                continue  # the meter is well: it keeps its other points
+                words = await self._request(meter, planned.request)
             except (ModbusError, LineDownError) as error:
-                cause = _cause(error)
-                self._failed(meter, planned.points, quality, cause, str(error))
+                outcomes[place] = outcome(error)
+                self._failed(meter, planned.points, quality, outcomes[place], str(error))
+                if isinstance(error, ExceptionAnswerError):
+                    answered = answered or self._clock()
+                    continue  # the meter is well: it keeps its other points
+                cause = outcomes[place]
                 break
             answered = answered or self._clock()
+            outcomes[place] = Quality.GOOD
             for index in planned.points:
                 point = plan.points[index]
                 start = point.address - planned.request.address
                 slots[index], quality[index], texts[index] = decode(point, words[start : start + point.count])
         self._judge(meter, cause, answered is not None, quality)
+        for index, code in plan.refused.items() if answered is not None else ():
+            quality[index] = code
+        self._tell_failure(meter, plan, outcomes)
         ts = self._timestamp(meter, slot, answered)
         strings = tuple(texts.get(i) for i, point in enumerate(plan.points) if point.type == "string")
         self.status.scans += 1
         self._on_scan(Scan(plan.entry, ts, slots, bytes(quality), strings))
+
+    async def _request(self, meter: _MeterState, request: ReadRequest) -> list[int]:
+        """One of a scan's requests, the meter's gap before it. Raises as ask()."""
+        async with self._turns.owner():
+            await asyncio.sleep(max(0.0, meter.quiet_until - time.monotonic()))  # the gap it needs
+            begun, error = time.monotonic(), None
+            try:
+                return await self._transact(request, float(self._plan.config.timeout))
+            except (ModbusError, LineDownError) as failure:
+                error = failure
+                raise
+            finally:
+                meter.quiet_until = time.monotonic() + meter.plan.gap_s
+                took = meter.quiet_until - meter.plan.gap_s - begun
+                wire = self._plan.cost.byte * (WireCost.FRAMES + request.data_bytes)
+                meter.note(error, took, took - wire)
+
+    def _tell_failure(self, meter: _MeterState, plan: MeterPlan, outcomes: list[int]) -> None:
+        failing = any(outcomes)
+        if self._on_failure is not None and (failing or meter.failing):
+            self._on_failure(plan, outcomes)
+        meter.failing = failing
 
     async def _transact(self, request: Request[T], timeout: float) -> T:
         """One transaction, for whoever has the turn; opens the line where it is closed. Raises as ask()."""
@@ -280,11 +339,3 @@ class LinePoller:
         if self._transport is not None:
             self._transport.close()
             self._transport = None
-
-
-def _cause(error: ModbusError | LineDownError) -> int:
-    if isinstance(error, LineDownError):
-        return Quality.DISCONNECTED
-    if isinstance(error, AnswerTimeoutError):
-        return Quality.TIMEOUT
-    return Quality.CORRUPT

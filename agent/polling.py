@@ -5,8 +5,9 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from parkfleet.agent.activity import LineStatus, OnFailure, OnScan
 from parkfleet.agent.plan import LinePlan
-from parkfleet.agent.poller import LinePoller, LineStatus, OnScan
+from parkfleet.agent.poller import LinePoller
 
 if TYPE_CHECKING:
     from parkfleet.agent.engine import LineEngine
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 class Polling:
     """Runs until stop(); scans come through on_scan, in time order for each meter."""
 
-    def __init__(self, lines: Sequence[LinePlan], on_scan: OnScan) -> None:
+    def __init__(self, lines: Sequence[LinePlan], on_scan: OnScan, on_failure: OnFailure | None = None) -> None:
         self._engine: LineEngine | None = None
         self._pollers: dict[str, LinePoller] = {}
         #: By id, in the plan's order: what may be asked of each line out of turn.
@@ -28,12 +29,12 @@ class Polling:
         if fast:
             from parkfleet.agent import engine, engine_line
 
-            self._engine = engine.LineEngine(fast, on_scan)
+            self._engine = engine.LineEngine(fast, on_scan, on_failure)
         for line in lines:
             if self._engine and line in fast:
                 self.lines[line.config.id] = engine_line.EngineLine(self._engine, line)
             else:
-                self.lines[line.config.id] = self._pollers[line.config.id] = LinePoller(line, on_scan)
+                self.lines[line.config.id] = self._pollers[line.config.id] = LinePoller(line, on_scan, on_failure)
 
     @property
     def statuses(self) -> list[LineStatus]:

@@ -13,6 +13,9 @@ from parkfleet.agent.configuration import Configuration
 from parkfleet.agent.control import ControlSocket
 from parkfleet.agent.control_messages import LineState, Status, socket_path
 from parkfleet.agent.forwarder import Forwarder
+from parkfleet.agent.learned_store import STORE_NAME, LearnedStore
+from parkfleet.agent.learner import Learner, known_facts
+from parkfleet.agent.line_book import LineBook
 from parkfleet.agent.plan import make_plan
 from parkfleet.agent.polling import Polling
 from parkfleet.agent.snapshot import Snapshots
@@ -36,13 +39,16 @@ class AgentService:
     def __init__(self, configuration: Configuration) -> None:
         gateway = configuration.gateway
         self._flush_s = float(gateway.buffer.flush)
-        self._plan = make_plan(configuration)
+        store = LearnedStore(configuration.path(gateway.buffer.path).parent / STORE_NAME)
+        self._plan = make_plan(configuration, known_facts(configuration, store))
+        self._learner = Learner(self._plan, configuration, store)
         self._packed_schema = self._plan.schema.pack()
         self._batcher = Batcher()
         self._buffer = Buffer(configuration.path(gateway.buffer.path), gateway.buffer)
         topics = GatewayTopics(gateway.park, gateway.gateway)
         self._forwarder = Forwarder(self._buffer, gateway.broker, topics, configuration.folder, __version__)
-        self._polling = Polling(self._plan.lines, self._plan.delivering(self._batcher.add))
+        self._polling = Polling(self._plan.lines, self._plan.delivering(self._batcher.add), self._learner.saw)
+        self._book = LineBook(self._plan, self._learner, self._polling.lines)
         self._snapshots = Snapshots(lambda: self._polling.statuses, self._forwarder.status, len(gateway.meters))
         self._configuration = configuration
 
@@ -52,7 +58,9 @@ class AgentService:
         Raises AgentRunningError when another agent runs with this configuration.
         """
         owners = self._polling.lines
-        async with ControlSocket(socket_path(self._configuration), self._plan, owners, self._status) as control:
+        path = socket_path(self._configuration)
+        parts = self._plan, owners, self._status, self._forwarder, self._book
+        async with ControlSocket(path, *parts) as control:
             await self._live(stop, control)
 
     async def _live(self, stop: asyncio.Event, control: ControlSocket) -> None:
@@ -62,9 +70,13 @@ class AgentService:
                 poll = group.create_task(self._polling.run(), name="polling")
                 forward = group.create_task(self._forwarder.run(), name="forwarder")
                 flush = group.create_task(self._flush_for_ever(), name="flush")
+                learn = group.create_task(self._learner.run(self._polling.lines), name="learner")
+                measure = group.create_task(self._book.run(), name="line book")
                 report = group.create_task(self._report_for_ever(), name="report")
                 await stop.wait()
                 report.cancel()
+                measure.cancel()
+                learn.cancel()  # with its request on a line
                 await control.close()  # before the lines: nobody asks on a line that is being closed
                 await self._finish(poll, flush, forward)
         finally:

@@ -5,8 +5,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from parkfleet.agent.forwarder import ForwarderStatus
-from parkfleet.agent.poller import LineStatus
+from parkfleet.agent.activity import LineStatus
+from parkfleet.agent.delivery import ForwarderStatus
 from parkfleet.agent.status import (
     AgentSnapshot,
     BrokerLink,

@@ -29,7 +29,13 @@ cdef inline void *block(Line *line, size_t count, size_t size) except NULL:
 
 
 cdef inline void free_line(Line *line) noexcept nogil:
+    """With what its meters hold beside it."""
     cdef int i
+    for i in range(line.meter_count if line.meters != NULL else 0):
+        if line.meters[i].replacement != NULL:
+            free_line(line.meters[i].replacement)
+        if line.meters[i].graft != NULL:
+            free_line(line.meters[i].graft)
     for i in range(line.block_count):
         free(line.blocks[i])
     free(line.blocks)

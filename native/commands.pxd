@@ -7,7 +7,8 @@ from posix.unistd cimport close
 
 from parkfleet.native.build_line cimport free_line
 from parkfleet.native.clock cimport monotonic, wall
-from parkfleet.native.health cimport PF_NEVER, PF_S, plan_probes
+from parkfleet.native.graft cimport replace_meter
+from parkfleet.native.health cimport PF_NEVER, PF_S, open_budgets, plan_probes
 from parkfleet.native.heap cimport drop_timer, retime, timer_up
 from parkfleet.native.line cimport on_reopened, tell_state
 from parkfleet.native.link cimport hang_up
@@ -34,6 +35,7 @@ cdef enum What:
     STOP        # number: ns that scans under way may still take
     LEND        # a serial port, to whoever asks out of turn
     TAKE_BACK
+    REPLACE     # line: holds the new requests; number: the meter's index
 
 cdef struct Command:
     int what
@@ -96,7 +98,7 @@ cdef inline void add(State *state, Line *line, int fd) noexcept nogil:
     cdef Meter *meter
     cdef int64_t utc = state.now + state.wall_offset
     state.lines[line.index] = line
-    line.budget_at = state.now
+    open_budgets(line, state.now)
     line.wake = state.now
     line.timer_at = state.timer_count
     state.timers[state.timer_count] = line
@@ -144,6 +146,8 @@ cdef inline void carry_out(State *state, const Command *command) noexcept nogil:
     elif line == NULL:
         if command.what == OPENED and command.number >= 0:
             close(<int>command.number)
+        elif command.what == REPLACE:
+            free_line(command.line)
     elif command.what == REMOVE:
         take_out(state, line)
     else:
@@ -155,6 +159,8 @@ cdef inline void carry_out(State *state, const Command *command) noexcept nogil:
             line.lending = True
         elif command.what == TAKE_BACK:
             take_port_back(state, line)
+        elif command.what == REPLACE:
+            replace_meter(line, <int>command.number, command.line)
         elif command.what == ADDRESS:
             memcpy(line.address, command.address, command.number)
             line.address_size = <uint32_t>command.number
@@ -201,6 +207,8 @@ cdef inline void abandon(Commands *commands, State *state) noexcept nogil:
             free_line(command.line)
         elif command.what == OPENED and command.number >= 0:
             close(<int>command.number)
+        elif command.what == REPLACE:
+            free_line(command.line)
         done = command
         command = command.next
         free(done)

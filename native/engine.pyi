@@ -59,6 +59,13 @@ class Engine:
     def wake(self, index: int, unit: int) -> None:
         """Asks a silent unit at once."""
 
+    def replace_meter(self, index: int, meter: int, spec: MeterSpec) -> None:
+        """New requests for a meter of a line, by its place in the specification; taken over between two of its scans.
+
+        Tag and gap are the specification's, unit, interval and offset stay as they were. Records tell by their tag
+        which requests they come of. Raises ValueError for a specification out of bounds.
+        """
+
     def lend(self, index: int) -> None:
         """No scan is begun on a serial line until take_back(); loans() grows once those under way have ended."""
 

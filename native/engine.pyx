@@ -3,7 +3,7 @@
 Python adds lines as specifications (native/spec.py) and takes finished scans as arrays; in between the engine works
 without the GIL, allocates nothing and raises nothing. Parts, from the bottom: model (structures), clock, registers,
 frames, heap, results, health (time-outs, probes), link (one descriptor), scan (one meter's slot), line (transactions),
-arrivals, turns, loop, commands.
+arrivals, turns, graft (a meter's requests replaced), loop, commands.
 """
 
 import os
@@ -19,19 +19,19 @@ from posix.unistd cimport close
 from parkfleet.native.build_line cimport build_line, free_line
 from parkfleet.native.clock cimport monotonic, wall
 from parkfleet.native.commands cimport (
-    ADD, ADDRESS, CLOCK, LEND, OPENED, REMOVE, STOP, TAKE_BACK, WAKE, Command, Commands, abandon, end_all, obey,
+    ADD, ADDRESS, CLOCK, LEND, OPENED, REMOVE, REPLACE, STOP, TAKE_BACK, WAKE, Command, Commands, abandon, end_all, obey,
     open_commands, close_commands, post,
 )
 from parkfleet.native.frames cimport ANSWER, FOREIGN, REFUSAL, WRONG, Finding, pf_crc_prepare, rtu_search
 from parkfleet.native.health cimport PF_MS, PF_NEVER, PF_S, patience
 from parkfleet.native.link cimport EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, epoll_create1, epoll_ctl, epoll_event
 from parkfleet.native.loop cimport is_finished, pf_sharp_timers, signal, turn
-from parkfleet.native.model cimport RX_SIZE, Connection, Line, Meter, Request, State
+from parkfleet.native.model cimport RX_SIZE, SAMPLES, Connection, Line, Meter, Request, State, Unit
 from parkfleet.native.registers cimport decode_request
 from parkfleet.native.results cimport RecordHead, next_record, release_record
 from parkfleet.native.scan cimport clear_scan
 
-from parkfleet.native.spec import LineCounters, MeterCounters
+from parkfleet.native.spec import LineCounters, LineSpec, MeterCounters
 
 pf_crc_prepare()
 
@@ -43,6 +43,13 @@ cdef array copied(array kind, const void *data, Py_ssize_t count):
     cdef array result = clone(kind, count, False)
     memcpy(result.data.as_voidptr, data, 8 * count)
     return result
+
+
+cdef int64_t median(const Unit *unit):
+    """Of the last turnarounds; 0: none yet."""
+    cdef int count = <int>min(unit.sample_count, SAMPLES)
+    cdef int i
+    return sorted([unit.samples[i] for i in range(count)])[count // 2] if count else 0
 
 
 cdef tuple unpacked(const RecordHead *head):
@@ -203,6 +210,24 @@ cdef class Engine:
         self._line(index)
         self._post(WAKE, index, unit, NULL)
 
+    def replace_meter(self, int index, int meter, spec):
+        cdef Line *line = self._line(index)
+        cdef Line *fresh
+        cdef int kind = line.kind
+        if not 0 <= meter < line.meter_count:
+            raise KeyError(f"no meter {meter}")
+        if spec.unit != line.meters[meter].unit.id:
+            raise ValueError("a meter keeps its unit")
+        fresh = build_line(LineSpec(kind, line.timeout, (spec,), line.byte_ns, line.silence))
+        if fresh.meters[0].record_size > self.state.ring.size // 4:
+            free_line(fresh)
+            raise ValueError("a meter's record does not fit into the ring")
+        try:
+            self._post(REPLACE, index, meter, fresh)
+        except BaseException:
+            free_line(fresh)
+            raise
+
     def lend(self, int index):
         self._line(index)
         self._post(LEND, index, 0, NULL)
@@ -249,7 +274,8 @@ cdef class Engine:
             meter = &line.meters[i]
             result.append(MeterCounters(
                 meter.tag, meter.unit.id, meter.scans, meter.missed, meter.unit.misses, meter.unit.cause,
-                meter.unit.turnaround, meter.unit.deviation, patience(line, meter.unit),
+                meter.unit.turnaround, meter.unit.deviation, patience(line, meter.unit), median(meter.unit),
+                meter.unit.sample_count, meter.asked, meter.answered_all, meter.timeouts, meter.busy_ns,
             ))
         return result
 
@@ -272,7 +298,7 @@ cdef class Engine:
 
 def decode_answer(meter_spec, int request, const uint8_t[::1] data):
     """(slots, quality, texts, values) of one request's values: what the engine does, for tests."""
-    from parkfleet.native.spec import TCP as TCP_KIND, LineSpec
+    from parkfleet.native.spec import TCP as TCP_KIND
 
     cdef Line *line = build_line(LineSpec(TCP_KIND, 1_000_000_000, (meter_spec,), address=b"\0" * 16))
     cdef Meter *meter = &line.meters[0]

@@ -1,7 +1,9 @@
 """Health: what is learned of each unit, when a silent one is asked again, and what that may cost the line.
 
 Time-out: smoothed turnaround + 4 deviations (RFC 6298's estimator), at least 20 ms (a setting) above the turnaround,
-at most the configured one; doubled at each miss. Silent units are probed with one request after a backoff that
+at most the configured one; doubled at each miss. A unit that is well gets at least 300 ms (a meter that saves its
+counters, or a machine that was busy, is no dead meter), as long as such waits in vain cost the line no more than one
+part in BUDGET_SHARE of its time: beyond that it has what was learned. Silent units are probed with one request after a backoff that
 doubles with jitter up to a minute; all probes of a line together are paid from a budget of one part in BUDGET_SHARE of
 its time, except that each unit is asked once a minute come what may, and once soon after its first miss: that was
 likely a frame lost to noise.
@@ -9,10 +11,11 @@ likely a frame lost to noise.
 
 from libc.stdint cimport int64_t, uint64_t
 
-from parkfleet.native.model cimport RTU_TCP, SERIAL, Line, State, Unit
+from parkfleet.native.model cimport RTU_TCP, SAMPLES, SERIAL, Line, State, Unit
 
 cdef enum:
     BUDGET_SHARE = 50               # one part in fifty: 2 %
+    GOODWILL_NS = 300000000         # patience with a unit that is well
 
 cdef extern from *:
     """
@@ -45,6 +48,8 @@ cdef inline int64_t patience(const Line *line, const Unit *unit) noexcept nogil:
         # A meter of constant turnaround has no deviation, but the machines between it and us have.
         wait = unit.turnaround + max(line.least_timeout, 4 * unit.deviation)
         wait <<= min(unit.misses, 12)
+        if unit.misses == 0 and line.goodwill > 0:
+            wait = max(wait, GOODWILL_NS)
     return min(wait, line.timeout)
 
 
@@ -52,6 +57,8 @@ cdef inline void learn(Unit *unit, int64_t sample) noexcept nogil:
     """One more answer: how long it took to begin."""
     cdef int64_t off
     sample = max(sample, 1)
+    unit.samples[unit.sample_count % SAMPLES] = sample
+    unit.sample_count += 1
     if unit.turnaround == 0:
         unit.turnaround = sample
         unit.deviation = sample // 2
@@ -62,9 +69,18 @@ cdef inline void learn(Unit *unit, int64_t sample) noexcept nogil:
 
 
 cdef inline void refill(Line *line, int64_t now) noexcept nogil:
-    """The budget grows with time, up to a minute's worth."""
-    cdef int64_t earned = min(now - line.budget_at, 60 * PF_S) // BUDGET_SHARE
-    line.budget = min(line.budget + earned, 60 * PF_S // BUDGET_SHARE)
+    """Budget and goodwill grow with time, up to a minute's worth."""
+    cdef int64_t most = 60 * PF_S // BUDGET_SHARE
+    cdef int64_t earned = min((now - line.budget_at) // BUDGET_SHARE, most)
+    line.budget = min(line.budget + earned, most)
+    line.goodwill = min(line.goodwill + earned, most)
+    line.budget_at = now
+
+
+cdef inline void open_budgets(Line *line, int64_t now) noexcept nogil:
+    """A new line: goodwill to all of its units, and nothing yet for dead ones."""
+    line.budget = 0
+    line.goodwill = 60 * PF_S // BUDGET_SHARE
     line.budget_at = now
 
 
@@ -95,18 +111,19 @@ cdef inline void missed(State *state, Line *line, Unit *unit, int cause, int64_t
     is asked nothing for which it could be taken. Other units go on; their answers bear another unit id.
     """
     cdef int64_t pause = unit.base_ns // 2
+    refill(line, state.now)
     if unit.misses == 0:
         line.dead_count += 1
+        line.goodwill -= state.now - sent
     else:
         pause = min(unit.base_ns << min(unit.misses, 20), 57 * PF_S)
         pause = jittered(state, pause)
         line.counters.dead_busy_ns += state.now - sent
+        line.budget -= state.now - sent
     unit.misses += 1
     unit.cause = <unsigned char>cause
     unit.last_probe = state.now
     unit.next_probe = state.now + pause
-    refill(line, state.now)
-    line.budget -= state.now - sent
     if line.kind == SERIAL or line.kind == RTU_TCP:
         unit.late = 1
         unit.late_sent = sent

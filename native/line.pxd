@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 
 from parkfleet.native.clock cimport monotonic
 from parkfleet.native.frames cimport ANSWER, Finding, rtu_search
-from parkfleet.native.health cimport PF_MS, answered_well, learn, missed, patience, plan_probes
+from parkfleet.native.health cimport PF_MS, answered_well, learn, missed, patience, plan_probes, refill
 from parkfleet.native.link cimport adopt, connected, dial, forget_bytes, hang_up, later, say
 from parkfleet.native.model cimport (
     CORRUPT, DISCONNECTED, EXCEPTION, SERIAL, TCP, TIMEOUT, UP, Connection, Line, Meter, Request, State,
@@ -131,6 +131,7 @@ cdef inline void finish(State *state, Connection *link, Transaction *transaction
     """Frees a transaction and, when it was the last, ends its scan."""
     cdef Meter *meter = transaction.meter
     link.line.counters.busy_ns += <uint64_t>max(0, state.now - transaction.sent)
+    meter.busy_ns += <uint64_t>max(0, state.now - transaction.sent)
     if meter.gap:
         meter.unit.not_before = max(meter.unit.not_before, state.now + meter.gap)
     transaction.meter = NULL
@@ -168,10 +169,12 @@ cdef inline void settle_answer(State *state, Connection *link, Transaction *tran
     link.proven = 1
     link.backoff = 0
     link.line.counters.answers += 1
+    meter.answered_all += 1
     if (code == GATEWAY_PATH or code == GATEWAY_TARGET) and link.line.kind != SERIAL:
         settle_unreached(state, link, transaction, code)
         return
-    learn(meter.unit, state.now - transaction.sent_end - request.in_ns)
+    # A refusal is five bytes, whatever was asked for.
+    learn(meter.unit, state.now - transaction.sent_end - (5 * link.line.byte_ns if code else request.in_ns))
     answered_well(link.line, meter.unit)
     meter.answered += 1
     if code:
@@ -217,6 +220,7 @@ cdef inline void settle_timeout(State *state, Connection *link, Transaction *tra
         return
     if cause == TIMEOUT:
         line.counters.timeouts += 1
+        transaction.meter.timeouts += 1
     else:
         line.counters.corrupt += 1
     missed(state, line, transaction.meter.unit, cause, transaction.sent,
@@ -251,6 +255,8 @@ cdef inline bint send_request(State *state, Connection *link, Meter *meter, int 
     transaction.foreign = transaction.begun = 0
     transaction.sent = state.now
     transaction.sent_end = state.now + request.out_ns
+    if line.goodwill <= 0:
+        refill(line, state.now)
     transaction.deadline = transaction.sent_end + patience(line, meter.unit) + request.in_ns
     if line.kind == TCP:
         link.next_id += 1
@@ -262,6 +268,7 @@ cdef inline bint send_request(State *state, Connection *link, Meter *meter, int 
         forget_bytes(link)
         link.quiet_at = transaction.sent_end
     meter.sent += 1
+    meter.asked += 1
     meter.under_way += 1
     link.under_way += 1
     line.counters.requests += 1

@@ -10,6 +10,7 @@ cdef enum:
     RTU_REQUEST = 8         # every read request, and what a second master's look like
     MBAP_HEADER = 7
     MBAP_MAX_LENGTH = 254
+    SAMPLES = 15            # turnarounds kept of a unit, for their median
 
 cdef enum LineKind:
     SERIAL = 0
@@ -90,6 +91,8 @@ cdef struct Unit:
     int32_t probe_meter     # whose smallest request is the probe
     int64_t turnaround      # smoothed; 0: nothing learned
     int64_t deviation
+    int64_t samples[SAMPLES]  # the last turnarounds, a ring
+    uint64_t sample_count
     int64_t late_sent       # when the request was sent whose answer may come late, and its wire time
     int64_t late_wire
     int64_t not_before      # no request before this: late answers, or the slave's own gap
@@ -126,9 +129,15 @@ cdef struct Meter:
     double *values
     uint8_t *quality
     uint8_t *texts
+    Line *replacement       # holds its next requests, taken over when its scan has ended; NULL: none
+    Line *graft             # holds the memory of its requests when they were replaced; NULL: its line does
     # counted
     uint64_t scans
     uint64_t missed
+    uint64_t asked          # requests sent
+    uint64_t answered_all   # answers, refusals among them
+    uint64_t timeouts
+    uint64_t busy_ns
 
 cdef struct Transaction:
     Meter *meter            # NULL: free
@@ -210,7 +219,8 @@ cdef struct Line:
     int32_t dead_count      # units with misses
     int64_t next_probe      # none is due before it
     int64_t budget          # what dead meters may still use, ns; below 0 after a probe
-    int64_t budget_at
+    int64_t goodwill        # what waiting for units that are well may still cost in vain, ns; may go below 0
+    int64_t budget_at       # when both were reckoned
     int64_t blocked_since   # requests wait for silence; 0: they do not
     int64_t wake            # the line's next timer, monotonic
     int32_t timer_at        # its place in the engine's timers

@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
+from parkfleet.native.graft cimport graft
 from parkfleet.native.health cimport PF_MS, PF_S
 from parkfleet.native.heap cimport push, remove
 from parkfleet.native.model cimport (
@@ -153,4 +154,6 @@ cdef inline void end_scan(State *state, Line *line, Meter *meter) noexcept nogil
         memset(meter.quality, meter.failed, meter.column_count)  # nothing was read: one cause for all
     if not (meter.off_slot and meter.answered == 0):
         emit(state, line, meter)
+    if meter.replacement != NULL:
+        graft(meter)
     reschedule(state, line, meter, meter.failed != 0)

@@ -120,6 +120,12 @@ class MeterCounters(NamedTuple):
     turnaround_ns: int  # smoothed; 0: nothing learned yet
     deviation_ns: int
     timeout_ns: int  # in force now, without the answer's own wire time
+    median_ns: int  # of the last 15 turnarounds; 0: none yet
+    turnarounds: int  # measured so far, of the unit
+    requests: int  # of the meter, as the next three
+    answers: int  # refusals among them
+    timeouts: int
+    busy_ns: int
 
 
 class Record(NamedTuple):

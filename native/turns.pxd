@@ -181,6 +181,7 @@ cdef inline void take_port_back(State *state, Line *line) noexcept nogil:
     if not line.lent:
         return
     line.lent = False
+    line.blocked_since = 0  # the guest spoke meanwhile, nobody babbled
     if link.state == UP:
         forget_bytes(link)
         link.quiet_at = state.now

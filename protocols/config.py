@@ -24,6 +24,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     username: str | None = None
     password_file: str | None = None  # the password never stands in the configuration itself
     keepalive: Duration = duration("60s")
+    ack_timeout: Duration = duration("30s")  # a broker that acknowledges nothing for so long is as good as gone
 
     def __post_init__(self) -> None:
         parts = split_url(self.url, ("mqtt", "mqtts"), "mqtt://host:1883 or mqtts://host:8883")
@@ -37,6 +38,8 @@ class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("ca, cert and key need an mqtts:// url")
         if not 5 <= self.keepalive <= 3600:
             raise ValueError("keepalive must be from 5s to 1h")
+        if not 0.1 <= self.ack_timeout <= 3600:
+            raise ValueError("ack_timeout must be from 100ms to 1h")
 
     @property
     def tls(self) -> bool:

@@ -29,11 +29,16 @@ def load_profile(name: str, folders: Iterable[Path] = ()) -> Profile:
 
     Raises UnknownProfileError, or DocumentError with the mistakes in its file.
     """
+    return read_profile(profile_path(name, folders))
+
+
+def profile_path(name: str, folders: Iterable[Path] = ()) -> Path:
+    """The file of a profile. Raises UnknownProfileError."""
     searched = [*folders, BUILT_IN]
     for folder in searched:
         path = folder / f"{name}.yaml"
         if path.is_file():
-            return read_profile(path)
+            return path
     close = difflib.get_close_matches(name, profile_names(searched), n=1)
     hint = f"did you mean {close[0]!r}?" if close else "`parkfleet agent profiles` lists what there is"
     places = ", ".join(str(folder) for folder in searched[:-1]) or "no folder of yours"

@@ -23,20 +23,34 @@ from parkfleet.protocols.config import BrokerConfig
 
 #: Longest wait for TCP, TLS and the broker's CONNACK together.
 CONNECT_TIMEOUT_S: Final = 15.0
+#: What a broker may send unacknowledged, and how large: it bounds our memory when it is hostile (or only eager).
+RECEIVE_MAXIMUM: Final = 1000
+MAX_PACKET_BYTES: Final = 16 * 1024 * 1024 + 1024
+#: paho queues beyond this by itself; who publishes counts its own flight, and the broker's receive maximum.
+PAHO_IN_FLIGHT: Final = 1000
+
+_WITH_WILL: Final = 4
+_UNSPECIFIED: Final = 0x80  # what paho says when the link just broke
 
 OnMessage = Callable[[str, bytes, bool], None]  # topic, payload, retained
 
 
 class BrokerError(Exception):
-    """The broker cannot be reached, refuses, or is gone; the message is a sentence for the operator."""
+    """The broker cannot be reached, refuses, or is gone; the message is a sentence for the operator.
+
+    code: the MQTT 5 reason code (2.4 of the standard) that it gave; 0 where it gave none.
+    """
+
+    def __init__(self, told: str, code: int = 0) -> None:
+        super().__init__(told)
+        self.code = code
 
 
 class PublishRefusedError(BrokerError):
     """The broker took the message and said no to it."""
 
     def __init__(self, code: int, name: str) -> None:
-        super().__init__(f"the broker refused a message: {name} (0x{code:02x})")
-        self.code = code
+        super().__init__(f"the broker refused a message: {name} (0x{code:02x})", code)
 
 
 @dataclass(frozen=True)
@@ -50,20 +64,27 @@ class Will:
 class MqttConnection:
     """One connection. `lost` is done, with the reason, once it is gone."""
 
-    def __init__(self, broker: BrokerConfig, client_id: str, folder: Path, on_message: OnMessage | None) -> None:
+    def __init__(
+        self, broker: BrokerConfig, client_id: str, folder: Path, on_message: OnMessage | None, timeout: float
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._broker = broker
         self._on_message = on_message
         self._acks: dict[int, asyncio.Future[None]] = {}
         self._connected: asyncio.Future[None] = self._loop.create_future()
         self.lost: asyncio.Future[str] = self._loop.create_future()
+        self.lost_code = 0  # the reason code behind `lost`
         self.session_present = False
-        self.receive_maximum = 65535
+        self.receive_maximum = 65535  # messages that the broker lets be in flight
+        self.maximum_packet_size = 0  # bytes that the broker takes in one packet; 0: it names no limit
+        self._alias_maximum = 0
+        self._aliases: dict[str, int] = {}
         self.bytes_published = 0
         self._misc: asyncio.TimerHandle | None = None
         self._client = Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=MQTTProtocolVersion.MQTTv5)
         self._client.suppress_exceptions = False
-        self._client.connect_timeout = CONNECT_TIMEOUT_S
+        self._client.connect_timeout = timeout
+        self._client.max_inflight_messages_set(PAHO_IN_FLIGHT)
         self._set_callbacks()
         if broker.username is not None:
             self._client.username_pw_set(broker.username, _password(broker, folder))
@@ -80,17 +101,18 @@ class MqttConnection:
         will: Will | None = None,
         session_expiry: int = 0,
         on_message: OnMessage | None = None,
+        timeout: float = CONNECT_TIMEOUT_S,
     ) -> "MqttConnection":
         """Connects. Raises BrokerError.
 
         folder: where relative file names start. session_expiry: seconds for which the broker keeps our session
-        (0: a clean one); `session_present` tells whether it still had it.
+        (0: a clean one); `session_present` tells whether it still had it. timeout: seconds for all of it together.
         """
-        connection = cls(broker, client_id, folder, on_message)
+        connection = cls(broker, client_id, folder, on_message, timeout)
         if will:
             connection._client.will_set(will.topic, will.payload, qos=1, retain=True)
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(timeout):
                 await connection._dial(session_expiry)
                 await connection._connected
         except (OSError, ValueError) as error:
@@ -102,16 +124,21 @@ class MqttConnection:
         return connection
 
     def publish(
-        self, topic: str, payload: bytes, *, retain: bool = False, content_type: str | None = None
+        self, topic: str, payload: bytes, *, retain: bool = False, content_type: str | None = None, alias: bool = False
     ) -> "asyncio.Future[None]":
-        """Sends with QoS 1; the future is done at the broker's acknowledgement, or fails with BrokerError."""
+        """Sends with QoS 1; the future is done at the broker's acknowledgement, or fails with BrokerError.
+
+        alias: the topic is said once on this connection, and by a number of two bytes afterwards (if the broker can).
+        """
         properties = _properties(PacketTypes.PUBLISH)
         if content_type:
             properties.ContentType = content_type
         ack: asyncio.Future[None] = self._loop.create_future()
         if self.lost.done():
-            ack.set_exception(BrokerError(self.lost.result()))
+            ack.set_exception(self.error())
             return ack
+        if alias:
+            topic = self._aliased(topic, properties)
         info = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
         self.bytes_published += len(payload)
         self._acks[info.mid] = ack
@@ -126,10 +153,18 @@ class MqttConnection:
         self._acks[mid] = ack
         await ack
 
-    async def close(self) -> None:
-        """Says goodbye and ends the connection; never raises, may be called twice."""
+    def error(self) -> BrokerError:
+        """Why the connection was lost."""
+        return BrokerError(self.lost.result(), self.lost_code)
+
+    async def close(self, *, tell_will: bool = False) -> None:
+        """Says goodbye and ends the connection; never raises, may be called twice.
+
+        tell_will: the broker is to say our will all the same (reason code 4).
+        """
         if not self.lost.done():
-            self._client.disconnect()
+            code = ReasonCode(PacketTypes.DISCONNECT, identifier=_WITH_WILL) if tell_will else None
+            self._client.disconnect(code)
             self._client.loop_write()  # or the broker would not hear it before the socket closes, and tell our will
             self._end("closed by us")
 
@@ -137,6 +172,8 @@ class MqttConnection:
         """connect() in a thread. If we are cancelled meanwhile, the thread's socket is closed when it comes."""
         properties = _properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = session_expiry
+        properties.ReceiveMaximum = RECEIVE_MAXIMUM
+        properties.MaximumPacketSize = MAX_PACKET_BYTES
         dial = partial(
             self._client.connect,
             self._broker.host,
@@ -168,7 +205,7 @@ class MqttConnection:
         client.on_socket_register_write = lambda _c, _u, sock: call(self._watch_write, sock)
         client.on_socket_unregister_write = lambda _c, _u, sock: call(_remove_writer, loop, sock)
         client.on_connect = self._on_connect
-        client.on_disconnect = lambda _c, _u, _f, code, _p: call(self._end, _farewell(code))
+        client.on_disconnect = lambda _c, _u, _f, code, _p: call(self._end, _farewell(code), code.value)
         client.on_publish = lambda _c, _u, mid, code, _p: self._on_ack(mid, code)
         client.on_subscribe = lambda _c, _u, mid, codes, _p: self._on_ack(mid, codes[0])
         client.on_message = self._on_paho_message
@@ -201,11 +238,22 @@ class MqttConnection:
         if self._connected.done():
             return
         if code.is_failure:
-            self._connected.set_exception(BrokerError(f"the broker {self._broker.url} refuses us: {code}"))
+            told = f"the broker {self._broker.url} refuses us: {code}"
+            self._connected.set_exception(BrokerError(told, code.value))
             return
         self.session_present = bool(flags.session_present)
         self.receive_maximum = int(getattr(properties, "ReceiveMaximum", 65535))
+        self.maximum_packet_size = int(getattr(properties, "MaximumPacketSize", 0))
+        self._alias_maximum = int(getattr(properties, "TopicAliasMaximum", 0))
         self._connected.set_result(None)
+
+    def _aliased(self, topic: str, properties: Properties) -> str:
+        """The topic to be sent: itself with a new alias, or nothing with a known one (3.3.2.3.4 of MQTT 5)."""
+        known = self._aliases.get(topic)
+        if known is None and len(self._aliases) >= self._alias_maximum:
+            return topic
+        properties.TopicAlias = self._aliases.setdefault(topic, len(self._aliases) + 1)
+        return topic if known is None else ""
 
     def _on_ack(self, mid: int, code: ReasonCode) -> None:
         ack = self._acks.pop(mid, None)
@@ -220,10 +268,11 @@ class MqttConnection:
         if self._on_message:
             self._on_message(message.topic, bytes(message.payload), message.retain)
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, code: int = 0) -> None:
         """The one end of a connection: wakes all who wait on it. Idempotent."""
         if self.lost.done():
             return
+        self.lost_code = 0 if code == _UNSPECIFIED else code
         self.lost.set_result(reason)
         if self._misc:
             self._misc.cancel()
@@ -234,12 +283,13 @@ class MqttConnection:
             _remove(self._loop, sock)
             sock.close()
         if not self._connected.done():
-            self._connected.set_exception(BrokerError(f"cannot reach the broker {self._broker.url}: {reason}"))
+            told = f"cannot reach the broker {self._broker.url}: {reason}"
+            self._connected.set_exception(BrokerError(told, self.lost_code))
             self._connected.exception()  # retrieved: nobody may be waiting
         acks, self._acks = self._acks, {}
         for ack in acks.values():
             if not ack.done():
-                ack.set_exception(BrokerError(reason))
+                ack.set_exception(self.error())
                 ack.exception()
 
 
@@ -253,7 +303,11 @@ def _nothing(_client: Client, _userdata: Any, _sock: Any) -> None:
 
 def _farewell(code: ReasonCode) -> str:
     """paho says "unspecified error" when the link just broke."""
-    return "the connection to the broker broke" if code.value == 0x80 else f"the broker ended the connection: {code}"
+    return (
+        "the connection to the broker broke"
+        if code.value == _UNSPECIFIED
+        else f"the broker ended the connection: {code}"
+    )
 
 
 def _remove_writer(loop: asyncio.AbstractEventLoop, sock: Any) -> None:

@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
-import ctypes
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Final, Self
 
-PR_SET_PDEATHSIG: Final = 1
+#: util-linux, part of every Debian: Linux ends the command when our process ends, however that happens. Done by a
+#: program and not between fork and exec (preexec_fn), where gRPC's threads make anything unsafe.
+_DIE_WITH_PARENT: Final = ("setpriv", "--pdeathsig", "KILL", "--")
 
 
 class Child:
@@ -24,12 +26,12 @@ class Child:
     async def __aenter__(self) -> Self:
         with self.log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
+                *(_DIE_WITH_PARENT if shutil.which("setpriv") else ()),
                 *self._command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,  # Ctrl-C reaches us alone; we end the children in order
-                preexec_fn=_die_with_parent,
             )
         return self
 
@@ -73,8 +75,3 @@ class Child:
         assert self._process is not None
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._process.pid, number)
-
-
-def _die_with_parent() -> None:
-    """In the child, before it starts: Linux ends it when our process ends, however that happens."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

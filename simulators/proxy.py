@@ -1,4 +1,4 @@
-"""Proxy: a TCP link between two real parts that can be cut and mended, and that counts its bytes."""
+"""Proxy: a TCP link between two real parts that can be cut, silenced and mended, and that counts its bytes."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,10 @@ from typing import Self
 
 
 class LinkProxy:
-    """Listens on a port of its own and passes bytes to a target. While cut, it refuses and drops connections."""
+    """Listens on a port of its own and passes bytes to a target. While cut, it refuses and drops connections.
+
+    While silent it is a partition: connections stand half open, no byte comes through, and nobody is told.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -16,6 +19,8 @@ class LinkProxy:
         self.bytes_up = 0  # towards the target
         self.bytes_down = 0
         self.is_cut = False
+        self._passing = asyncio.Event()
+        self._passing.set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._link, "127.0.0.1", 0)
@@ -38,9 +43,14 @@ class LinkProxy:
         self.is_cut = True
         await self._drop_links()
 
+    def silence(self) -> None:
+        """Passes nothing any more, and ends nothing, until mend(); what was sent meanwhile comes then, like TCP."""
+        self._passing.clear()
+
     def mend(self) -> None:
-        """Lets connections through again."""
+        """Lets connections and bytes through again."""
         self.is_cut = False
+        self._passing.set()
 
     async def _drop_links(self) -> None:
         links = list(self._links)
@@ -53,7 +63,9 @@ class LinkProxy:
         assert task is not None
         self._links.add(task)
         try:
-            if not self.is_cut:
+            silent = not self._passing.is_set()
+            await self._passing.wait()
+            if not self.is_cut and not silent:  # in a partition no connection is made
                 await self._pass_both_ways(reader, writer)
         except asyncio.CancelledError:
             pass  # cut, or closing: the server's own callback must not see it
@@ -85,6 +97,7 @@ class LinkProxy:
                     self.bytes_up += len(data)
                 else:
                     self.bytes_down += len(data)
+                await self._passing.wait()
                 sink.write(data)
                 await sink.drain()
             await sink.drain()

@@ -1,10 +1,12 @@
-"""Consumer: what an upstream platform does with a gateway's messages, without any I/O.
+"""Consumer: what an upstream platform does with a gateway's messages, without any network.
 
 Feeds on (topic, payload) in the order in which they arrive, and says what each one was: a batch with its rows, a
-duplicate, a gap that became visible, an event. A batch counts as taken once by (gateway, epoch, seq).
+duplicate, an event. A batch counts as taken once by (gateway, epoch, seq): a memory says which, over restarts and over
+several consumers (memory.py). Gaps that stay open are told, with the request that asks the gateway for a replay.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -14,9 +16,21 @@ from parkfleet.protocols.payload.codecs import decode
 from parkfleet.protocols.payload.envelope import Envelope
 from parkfleet.protocols.payload.errors import PayloadError
 from parkfleet.protocols.payload.intervals import IntervalSet
+from parkfleet.protocols.payload.memory import MAX_DOUBLINGS, Memory, Range, Source, SqliteMemory
+from parkfleet.protocols.payload.parts import rows_of, unpack_parts
+from parkfleet.protocols.payload.request import MAX_RANGES as MAX_ASKED
+from parkfleet.protocols.payload.request import REPLAY_EVENT, ReplayRequest, unpack_answer
 from parkfleet.protocols.payload.schema import Schema, schema_id
 from parkfleet.protocols.payload.series import Rows, Value, has_value
-from parkfleet.protocols.payload.topics import Event, Status, Topic, parse_topic, unpack_event, unpack_status
+from parkfleet.protocols.payload.topics import (
+    Event,
+    GatewayTopics,
+    Status,
+    Topic,
+    parse_topic,
+    unpack_event,
+    unpack_status,
+)
 from parkfleet.protocols.quality import quality_name
 
 #: Batches that wait for their schema, over all gateways, and their bytes: further ones are rejected, and so told.
@@ -24,10 +38,10 @@ MAX_WAITING: Final = 10_000
 MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
 #: Gateways remembered: ten regions. Who may publish as which gateway is the broker's business.
 MAX_GATEWAYS: Final = 100_000
-#: Epochs remembered for a gateway, each a buffer that it lost or was given: the oldest is forgotten.
-MAX_EPOCHS: Final = 256
-#: Gaps remembered in an epoch: with more the gateway counts in no order, and is rejected.
-MAX_RANGES: Final = 65_536
+#: A gap is told when nothing has come for it in so long: what waits at the gateway comes beside fresh batches. Seconds.
+GAP_AGE_S: Final = 30.0
+#: So often, at most, `feed` looks for old gaps by itself. Seconds.
+LOOK_S: Final = 1.0
 #: Schemas remembered for a gateway: it has one, and one more after each change of its configuration.
 MAX_SCHEMAS: Final = 64
 
@@ -56,12 +70,18 @@ def reading_json(reading: Reading) -> str:
 
 @dataclass(frozen=True)
 class BatchDecoded:
-    """A batch taken for the first time."""
+    """A batch taken for the first time; of a joined one that was known in part, the rows of what was not."""
 
     topic: Topic
     envelope: Envelope
     schema: Schema
     rows: list[Rows]
+    seqs: tuple[Range, ...]  # what it counts for
+
+    @property
+    def source(self) -> Source:
+        """Whose seqs these are."""
+        return Source(self.topic.park, self.topic.gateway, self.envelope.epoch)
 
     def readings(self) -> Iterator[Reading]:
         """Its readings, meter by meter, scan by scan."""
@@ -93,22 +113,40 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class GapSeen:
-    """Batches first to last have not come, though a later one has: told once."""
+    """Batches have not come, though later ones did and time has passed. Publish `request` to `request_topic`.
 
-    topic: Topic
-    epoch: int
-    first: int
-    last: int
+    Told again, after pauses that double, while nothing comes.
+    """
+
+    source: Source
+    gaps: tuple[Range, ...]
+    request: bytes
+
+    @property
+    def request_topic(self) -> str:
+        return GatewayTopics(self.source.park, self.source.gateway).request
 
 
 @dataclass(frozen=True)
-class GapFilled:
-    """Batches of a gap that was told have come after all."""
+class GapLost:
+    """The gateway says that it has these batches no more."""
 
-    topic: Topic
-    epoch: int
-    first: int
-    last: int
+    source: Source
+    gaps: tuple[Range, ...]
+
+
+@dataclass(frozen=True)
+class SchemaWanted:
+    """Batches wait for a schema that does not come. Publish `request` to `request_topic`."""
+
+    park: str
+    gateway: str
+    schema_id: int
+    request: bytes
+
+    @property
+    def request_topic(self) -> str:
+        return GatewayTopics(self.park, self.gateway).request
 
 
 @dataclass(frozen=True)
@@ -135,31 +173,50 @@ class Rejected:
     reason: str
 
 
-Output = BatchDecoded | Duplicate | GapSeen | GapFilled | EventSeen | StatusSeen | Rejected
+Output = BatchDecoded | Duplicate | GapSeen | GapLost | SchemaWanted | EventSeen | StatusSeen | Rejected
 
 
 @dataclass
-class _Epoch:
-    """What is remembered of one epoch. Every seq from base to highest that is not taken was told as a gap."""
+class _Queue:
+    """Batches that wait for one schema."""
 
-    base: int  # the first seq that came: what was before is not ours to miss
-    highest: int
-    taken: IntervalSet = field(default_factory=IntervalSet)
+    since: float
+    batches: list[tuple[Topic, Envelope]] = field(default_factory=list)
+    asks: int = 0
 
 
 @dataclass
 class _Gateway:
-    """What is remembered of one gateway."""
+    """What is remembered of one gateway while we run."""
 
-    epochs: dict[int, _Epoch] = field(default_factory=dict)
     schemas: dict[int, Schema] = field(default_factory=dict)
-    waiting: dict[int, list[tuple[Topic, Envelope]]] = field(default_factory=dict)  # by schema id
+    waiting: dict[int, _Queue] = field(default_factory=dict)  # by schema id
+    held: dict[int, IntervalSet] = field(default_factory=dict)  # by epoch: given out, not yet confirmed
 
 
 class Consumer:
-    """The memory of one consumer: which batches it has, and the schemas it needs."""
+    """One consumer.
 
-    def __init__(self) -> None:
+    memory: which batches it has; default: one that lives no longer than the consumer. Several consumers of one shared
+    subscription share a memory.
+    confirm: False: a batch counts as taken when `feed` returns it. True: when `stored` is called for it, after the
+    platform has stored its rows; what was not confirmed when a consumer ends is a gap, and comes again.
+    gap_age: seconds; clock: seconds since 1970, as all that share a memory see them.
+    """
+
+    def __init__(
+        self,
+        memory: Memory | None = None,
+        *,
+        confirm: bool = False,
+        gap_age: float = GAP_AGE_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._memory: Memory = memory or SqliteMemory()
+        self._confirm = confirm
+        self._gap_age = gap_age
+        self._clock = clock
+        self._looked = clock()
         self._gateways: dict[tuple[str, str], _Gateway] = {}
         self._waiting = 0
         self._waiting_bytes = 0
@@ -170,18 +227,76 @@ class Consumer:
         if parsed is None:
             return []
         try:
-            gateway = self._gateway(parsed)
-            match parsed.channel:
-                case "batch":
-                    return self._take(gateway, parsed, Envelope.unpack(payload))
-                case "schema":
-                    return self._learn(gateway, parsed, payload)
-                case "event":
-                    return [EventSeen(parsed, unpack_event(payload))]
-                case "status":
-                    return [StatusSeen(parsed, unpack_status(payload))]
+            outputs = self._fed(self._gateway(parsed), parsed, payload)
         except PayloadError as error:
-            return [Rejected(topic, str(error))]
+            outputs = [Rejected(topic, str(error))]
+        if self._clock() - self._looked >= LOOK_S:
+            outputs += self.due()
+        return outputs
+
+    def due(self) -> list[Output]:
+        """Gaps and schemas that have been missing for long enough to be asked for. Call it now and then."""
+        now = self._looked = self._clock()
+        outputs: list[Output] = []
+        for source, gaps in self._memory.overdue(self._gap_age, now):
+            held = self._gateway_of(source.park, source.gateway).held.get(source.epoch, IntervalSet())
+            told = tuple(part for first, last in gaps for part in held.missing(first, last))
+            if told:
+                request = ReplayRequest(epoch=source.epoch, ranges=list(told[:MAX_ASKED])).pack()
+                outputs.append(GapSeen(source, told, request))
+        for (park, name), gateway in self._gateways.items():
+            for schema, queue in gateway.waiting.items():
+                if now - queue.since >= self._gap_age * 2**queue.asks:
+                    queue.since, queue.asks = now, min(queue.asks + 1, MAX_DOUBLINGS)
+                    request = ReplayRequest(schemas=[f"{schema:08x}"]).pack()
+                    outputs.append(SchemaWanted(park, name, schema, request))
+        return outputs
+
+    def stored(self, batch: BatchDecoded) -> bool:
+        """The platform has stored a batch's rows (see `confirm`). False: another consumer had stored some meanwhile.
+
+        Call it inside the platform's own transaction, after the rows and before its commit; roll back on False.
+        """
+        fresh = self._memory.take(batch.source, batch.seqs, self._clock())
+        self.forget(batch)
+        return tuple(fresh) == batch.seqs
+
+    def forget(self, batch: BatchDecoded) -> None:
+        """The platform could not store a batch: it is taken when it comes again, as a replay of its gap."""
+        held = self._gateway_of(*batch.source[:2]).held
+        ranges = held.get(batch.source.epoch, IntervalSet())
+        for first, last in batch.seqs:
+            ranges.remove(first, last)
+        if not len(ranges):
+            held.pop(batch.source.epoch, None)
+
+    def _fed(self, gateway: _Gateway, topic: Topic, payload: bytes) -> list[Output]:
+        match topic.channel:
+            case "batch":
+                return self._take(gateway, topic, Envelope.unpack(payload))
+            case "schema":
+                return self._learn(gateway, topic, payload)
+            case "event":
+                event = unpack_event(payload)
+                return [*self._lost(topic, event), EventSeen(topic, event)]
+            case "status":
+                return [StatusSeen(topic, unpack_status(payload))]
+            case "request":
+                return []
+
+    def _lost(self, topic: Topic, event: Event) -> list[Output]:
+        """A gateway's answer to a request may say that batches are gone."""
+        if event.kind != REPLAY_EVENT:
+            return []
+        answer = unpack_answer(event.data)
+        if not answer.gone or not answer.epoch:
+            return []
+        source = Source(topic.park, topic.gateway, answer.epoch)
+        self._memory.give_up(source, answer.gone)
+        return [GapLost(source, tuple(answer.gone))]
+
+    def _gateway_of(self, park: str, name: str) -> _Gateway:
+        return self._gateways.get((park, name)) or _Gateway()
 
     def _gateway(self, topic: Topic) -> _Gateway:
         gateway = self._gateways.get((topic.park, topic.gateway))
@@ -201,7 +316,8 @@ class Consumer:
         while len(gateway.schemas) > MAX_SCHEMAS:
             del gateway.schemas[next(iter(gateway.schemas))]
         outputs: list[Output] = []
-        for waited, envelope in gateway.waiting.pop(topic.schema_id, []):
+        queue = gateway.waiting.pop(topic.schema_id, _Queue(0.0))
+        for waited, envelope in queue.batches:
             self._waiting -= 1
             self._waiting_bytes -= len(envelope.body)
             try:
@@ -212,25 +328,28 @@ class Consumer:
 
     def _take(self, gateway: _Gateway, topic: Topic, envelope: Envelope) -> list[Output]:
         first, last = envelope.seq_first, envelope.seq_last
-        known = gateway.epochs.get(envelope.epoch)
-        if known is not None:
-            missing = known.taken.missing(first, last)
-            if not missing:
-                return [Duplicate(topic, envelope)]
-            if missing != [(first, last)]:
-                raise PayloadError(f"batches {first} to {last} are known in part")
-            if len(known.taken) >= MAX_RANGES:
-                raise PayloadError(f"more than {MAX_RANGES} gaps in one epoch")
+        source = Source(topic.park, topic.gateway, envelope.epoch)
+        held = gateway.held.get(envelope.epoch, IntervalSet())
+        fresh = [part for low, high in self._memory.missing(source, first, last) for part in held.missing(low, high)]
+        if not fresh:
+            return [Duplicate(topic, envelope)]
         schema = gateway.schemas.get(envelope.schema_id)
         if schema is None:
             return self._wait(gateway, topic, envelope)
         rows = decode(envelope.codec, schema, envelope.body)  # before it counts as taken: a damaged one may come again
-        return [*_account(gateway, topic, envelope), BatchDecoded(topic, envelope, schema, rows)]
+        if fresh != [(first, last)]:
+            rows = _in_part(envelope, rows, fresh)
+        if self._confirm:
+            for part in fresh:
+                gateway.held.setdefault(envelope.epoch, IntervalSet()).add(*part)
+        else:
+            self._memory.take(source, fresh, self._clock())
+        return [BatchDecoded(topic, envelope, schema, rows, tuple(fresh))]
 
     def _wait(self, gateway: _Gateway, topic: Topic, envelope: Envelope) -> list[Output]:
         size = len(envelope.body)
-        queue = gateway.waiting.setdefault(envelope.schema_id, [])
-        if any((e.epoch, e.seq_first) == (envelope.epoch, envelope.seq_first) for _, e in queue):
+        queue = gateway.waiting.setdefault(envelope.schema_id, _Queue(self._clock())).batches
+        if any((e.epoch, e.seq_first, e.seq_count) == _name(envelope) for _, e in queue):
             return [Duplicate(topic, envelope)]
         if self._waiting >= MAX_WAITING or self._waiting_bytes + size > MAX_WAITING_BYTES:
             raise PayloadError(f"its schema {envelope.schema_id:08x} is not known, and too many batches wait already")
@@ -240,19 +359,15 @@ class Consumer:
         return []
 
 
-def _account(gateway: _Gateway, topic: Topic, envelope: Envelope) -> list[Output]:
-    """Counts a batch as taken; the gap that it shows, or fills."""
-    number, first, last = envelope.epoch, envelope.seq_first, envelope.seq_last
-    epoch = gateway.epochs.get(number)
-    if epoch is None:
-        while len(gateway.epochs) >= MAX_EPOCHS:
-            del gateway.epochs[next(iter(gateway.epochs))]
-        epoch = gateway.epochs[number] = _Epoch(base=first, highest=first - 1)
-    told: list[Output] = []
-    if first > epoch.highest + 1:
-        told.append(GapSeen(topic, number, epoch.highest + 1, first - 1))
-    elif epoch.base <= last <= epoch.highest:
-        told.append(GapFilled(topic, number, max(first, epoch.base), last))
-    epoch.taken.add(first, last)
-    epoch.highest = max(epoch.highest, last)
-    return told
+def _name(envelope: Envelope) -> tuple[int, int, int]:
+    return envelope.epoch, envelope.seq_first, envelope.seq_count
+
+
+def _in_part(envelope: Envelope, rows: list[Rows], fresh: list[Range]) -> list[Rows]:
+    """The rows of a joined batch that some of its seqs gave. Raises PayloadError when it does not tell which."""
+    if not envelope.parts:
+        raise PayloadError(f"batches {envelope.seq_first} to {envelope.seq_last} are known in part, and have no parts")
+    runs = unpack_parts(envelope.parts, envelope.seq_count, rows)
+    ranges = [(first - envelope.seq_first, last - envelope.seq_first) for first, last in fresh]
+    kept = [rows_of(block, own, ranges) for block, own in zip(rows, runs, strict=True)]
+    return [block for block in kept if block.ts]

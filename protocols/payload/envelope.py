@@ -1,6 +1,6 @@
-"""Envelope: what stands around a batch's body: a msgpack array of eight.
+"""Envelope: what stands around a batch's body: a msgpack array of eight, or nine.
 
-[version, codec, schema id, epoch, first seq, count of seqs, flags, body]
+[version, codec, schema id, epoch, first seq, count of seqs, flags, body, parts of a joined batch]
 """
 
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ class Envelope:
     seq_count: int  # from 1
     flags: int
     body: bytes
+    parts: bytes = b""  # of a joined batch: which rows are of which seq (parts.py)
 
     @property
     def seq_last(self) -> int:
@@ -42,7 +43,7 @@ class Envelope:
     def pack(self) -> bytes:
         """The message's payload."""
         fields = [self.codec, self.schema_id, self.epoch, self.seq_first, self.seq_count, self.flags, self.body]
-        return bytes(msgpack.packb([VERSION, *fields]))
+        return bytes(msgpack.packb([VERSION, *fields, self.parts] if self.parts else [VERSION, *fields]))
 
     @classmethod
     def unpack(cls, data: bytes) -> "Envelope":
@@ -50,15 +51,18 @@ class Envelope:
         if len(data) > MAX_BYTES:
             raise PayloadError(f"batch of {len(data)} bytes: at most {MAX_BYTES}")
         try:
-            fields = msgpack.unpackb(data, max_array_len=8, max_map_len=0, max_ext_len=0, max_str_len=0)
+            fields = msgpack.unpackb(data, max_array_len=9, max_map_len=0, max_ext_len=0, max_str_len=0)
         except Exception as error:  # msgpack raises many kinds for hostile bytes, all of them mean this
             raise PayloadError(f"not an envelope: {error}") from None
         if not isinstance(fields, list) or not fields:
             raise PayloadError("not an envelope: no array")
         if type(fields[0]) is not int or fields[0] != VERSION:
             raise PayloadError(f"envelope version {fields[0]!r}: this decoder knows {VERSION}")
-        if len(fields) != 8 or not all(type(number) is int for number in fields[1:7]) or type(fields[7]) is not bytes:
-            raise PayloadError("an envelope has seven integers and a body")
+        numbers, bodies = fields[1:7], fields[7:]
+        if len(bodies) not in (1, 2) or not all(type(number) is int for number in numbers):
+            raise PayloadError("an envelope has seven integers and a body, perhaps parts")
+        if not all(type(body) is bytes for body in bodies):
+            raise PayloadError("body and parts of an envelope are bytes")
         envelope = cls(*fields[1:])
         in_range = (
             0 <= envelope.codec <= 255

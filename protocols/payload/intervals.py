@@ -32,6 +32,17 @@ class IntervalSet:
         self._starts[low:high] = [first]
         self._ends[low:high] = [last]
 
+    def remove(self, first: int, last: int) -> None:
+        """Takes first to last out, both included."""
+        low = bisect_left(self._ends, first)
+        high = bisect_right(self._starts, last)
+        if low >= high:
+            return
+        left = [(self._starts[low], first - 1)] if self._starts[low] < first else []
+        right = [(last + 1, self._ends[high - 1])] if self._ends[high - 1] > last else []
+        self._starts[low:high] = [start for start, _ in left + right]
+        self._ends[low:high] = [end for _, end in left + right]
+
     def missing(self, first: int, last: int) -> list[tuple[int, int]]:
         """The ranges of first to last that are not in the set."""
         gaps = []

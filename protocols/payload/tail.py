@@ -9,6 +9,7 @@ import typer
 if TYPE_CHECKING:
     from parkfleet.protocols.config import BrokerConfig
     from parkfleet.protocols.payload.consumer import Output, Reading
+    from parkfleet.protocols.payload.memory import Range
 
 app = typer.Typer(add_completion=False)
 
@@ -30,6 +31,7 @@ def tail(
     gateway: Annotated[str, typer.Option(help="Only this gateway.")] = "+",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a reading and line.")] = False,
     count: Annotated[int | None, typer.Option(min=1, help="Leave after so many readings.")] = None,
+    gap_age: Annotated[float, typer.Option(min=0.1, help="Tell a gap when nothing fills it for so many seconds.")] = 30,
     ca: Annotated[str | None, typer.Option(help="mqtts: file with the authority's certificate.")] = None,
     cert: Annotated[str | None, typer.Option(help="mqtts: file with our certificate.")] = None,
     key: Annotated[str | None, typer.Option(help="mqtts: file with our key.")] = None,
@@ -45,7 +47,7 @@ def tail(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--broker") from None
     try:
-        asyncio.run(_tail(settings, f"pf/v1/{park}/{gateway}/#", as_json, count))
+        asyncio.run(_tail(settings, f"pf/v1/{park}/{gateway}/#", as_json, count, gap_age))
     except BrokerError as error:
         typer.echo(f"tail: {error}", err=True)
         raise typer.Exit(1) from None
@@ -56,14 +58,14 @@ def tail(
         raise typer.Exit(0) from None
 
 
-async def _tail(broker: "BrokerConfig", topics: str, as_json: bool, count: int | None) -> None:
+async def _tail(broker: "BrokerConfig", topics: str, as_json: bool, count: int | None, gap_age: float) -> None:
     """Prints until the connection ends or count readings are out. Raises BrokerError."""
     import secrets
 
     from parkfleet.protocols.mqtt import BrokerError, MqttConnection
     from parkfleet.protocols.payload.consumer import BatchDecoded, Consumer
 
-    consumer = Consumer()
+    consumer = Consumer(gap_age=gap_age)
     messages: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue()
     connection = await MqttConnection.open(
         broker,
@@ -73,8 +75,17 @@ async def _tail(broker: "BrokerConfig", topics: str, as_json: bool, count: int |
     connection.lost.add_done_callback(lambda _: messages.put_nowait(None))
     try:
         await connection.subscribe(topics)
-        while (message := await messages.get()) is not None:
-            for output in consumer.feed(*message):
+        while True:
+            try:
+                async with asyncio.timeout(min(gap_age, 1.0)):
+                    message = await messages.get()
+            except TimeoutError:
+                outputs = consumer.due()
+            else:
+                if message is None:
+                    break
+                outputs = consumer.feed(*message)
+            for output in outputs:
                 if not isinstance(output, BatchDecoded):
                     _tell(output, as_json)
                     continue
@@ -106,13 +117,13 @@ def _in_columns(reading: "Reading") -> str:
 
 def _tell(output: "Output", as_json: bool) -> None:
     """Gaps, events, states and rejected messages, in a sentence; duplicates are not worth one."""
-    from parkfleet.protocols.payload.consumer import EventSeen, GapFilled, GapSeen, Rejected, StatusSeen
+    from parkfleet.protocols.payload.consumer import EventSeen, GapLost, GapSeen, Rejected, StatusSeen
 
     match output:
         case GapSeen():
-            told = f"gap: batches {output.first} to {output.last} of {output.topic.gateway} have not come"
-        case GapFilled():
-            told = f"gap filled: batches {output.first} to {output.last} of {output.topic.gateway} came after all"
+            told = f"gap: {_ranges(output.gaps)} of {output.source.gateway} have not come"
+        case GapLost():
+            told = f"gone: {output.source.gateway} has {_ranges(output.gaps)} no more"
         case EventSeen():
             told = f"event of {output.topic.gateway}: {output.event.kind}: {output.event.text}"
         case StatusSeen():
@@ -122,3 +133,9 @@ def _tell(output: "Output", as_json: bool) -> None:
         case _:
             return
     print(f"# {told}", file=sys.stderr if as_json else sys.stdout)
+
+
+def _ranges(gaps: "tuple[Range, ...]") -> str:
+    """Batches 3, 5 to 9; the first few of many."""
+    told = [str(first) if first == last else f"{first} to {last}" for first, last in gaps[:5]]
+    return f"batches {', '.join(told)}" + (f" and {len(gaps) - 5} more ranges" if len(gaps) > 5 else "")

@@ -17,13 +17,13 @@ MAX_JSON_BYTES: Final = 64 * 1024
 #: Park and gateway as configuration allows them (profile.Identifier), then the channel.
 _TOPIC: Final = re.compile(
     rf"{ROOT}/(?P<park>[A-Za-z0-9][\w.\-]{{0,63}})/(?P<gateway>[A-Za-z0-9][\w.\-]{{0,63}})"
-    r"/(?:(?P<channel>batch|event|status)|schema/(?P<schema>[0-9a-f]{8}))",
+    r"/(?:(?P<channel>batch|event|status|request)|schema/(?P<schema>[0-9a-f]{8}))",
     re.ASCII,
 )
 
 T = TypeVar("T")
 
-Channel = Literal["batch", "schema", "event", "status"]
+Channel = Literal["batch", "schema", "event", "status", "request"]
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,23 @@ class GatewayTopics:
     def status(self) -> str:
         return f"{self.base}/status"
 
+    @property
+    def request(self) -> str:
+        return f"{self.base}/request"
+
     def schema(self, schema_id: int) -> str:
         """Where the schema of that id stands, retained."""
         return f"{self.base}/schema/{schema_id:08x}"
+
+
+def subscriptions(park: str = "+", gateway: str = "+", share: str = "") -> list[str]:
+    """What a consumer subscribes to; share: the name of the group that shares the batches (MQTT 5, 4.8.2).
+
+    Schemas, events and states go to each member: a shared subscription gets no retained messages.
+    """
+    base = f"{ROOT}/{park}/{gateway}"
+    batch = f"$share/{share}/{base}/batch" if share else f"{base}/batch"
+    return [f"{base}/schema/+", f"{base}/status", f"{base}/event", batch]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A small line of simulated meters, and what an agent needs to poll it."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from parkfleet.protocols.profile import Point, Profile
 from parkfleet.simulators.loads import load_of
 from parkfleet.simulators.meter import SimulatedMeter
 from parkfleet.simulators.record import AnswerRecord
+from tests.agent.site import Site
 
 #: Two requests on the wire: the tables differ.
 SMALL = Profile(
@@ -52,3 +54,12 @@ def profiles(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "small.yaml").write_text(SMALL_YAML)
     return folder
+
+
+@pytest.fixture
+async def site(
+    tmp_path: Path, meters: list[SimulatedMeter], record: AnswerRecord, profiles: Path
+) -> AsyncIterator[Site]:
+    site = Site(tmp_path, meters, record)
+    async with site.park:
+        yield site

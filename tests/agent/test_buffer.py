@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from parkfleet.agent.buffer import Buffer
-from parkfleet.agent.store import APPLICATION_ID, ForeignStoreError, NewBatch, Store
+from parkfleet.agent.store import APPLICATION_ID, ForeignStoreError, NewBatch, Span, Store
 from parkfleet.protocols.config import BufferConfig
 from parkfleet.protocols.quantity import Duration, Size
 
@@ -25,7 +25,7 @@ def open_store(path: Path, max_bytes: int = 1 << 24, retain_s: float = 3600) -> 
 
 
 def seqs(store: Store) -> list[int]:
-    return [stored.seq for stored in store.waiting(0, 1000)]
+    return [stored.seq for stored in store.waiting(Span(), 1000)]
 
 
 def test_append_counts_up_and_survives_reopening(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_acknowledge_is_kept_with_the_next_append(tmp_path: Path) -> None:
     store = open_store(tmp_path / "b.db")
     for _ in range(3):
         store.append(batch())
-    store.acknowledge([1, 2])
+    store.acknowledge([(1, 1), (2, 1)])
     assert seqs(store) == [3]
     assert (store.stats().batches, store.stats().readings) == (1, 3)
     store.append(batch())
@@ -60,10 +60,10 @@ def test_seq_is_never_given_twice(tmp_path: Path) -> None:
     store = open_store(tmp_path / "b.db", retain_s=-1)  # what is acknowledged goes with the next append
     for _ in range(5):
         store.append(batch())
-    store.acknowledge([1, 2, 3, 4, 5])
+    store.acknowledge([(seq, 1) for seq in range(1, 6)])
     store.flush()
     store.append(batch())
-    store.acknowledge([6])
+    store.acknowledge([(6, 1)])
     store.close()
     again = open_store(tmp_path / "b.db", retain_s=-1)
     assert again.append(batch()) == 7
@@ -75,7 +75,7 @@ def test_limit_drops_acknowledged_first_then_oldest(tmp_path: Path) -> None:
     store = open_store(tmp_path / "b.db", max_bytes=1 << 20)
     for _ in range(4):
         store.append(batch(os.urandom(100_000)))
-    store.acknowledge([3, 4])
+    store.acknowledge([(3, 1), (4, 1)])
     for _ in range(10):
         store.append(batch(os.urandom(100_000)))
     left = seqs(store)
@@ -136,6 +136,10 @@ def test_open_newer_database(tmp_path: Path) -> None:
         open_store(path)
 
 
+def everything(_epoch: int) -> Span:
+    return Span()
+
+
 def config() -> BufferConfig:
     return BufferConfig(flush=Duration(1), retain=Duration(3600), max_bytes=Size(1 << 24))
 
@@ -159,7 +163,7 @@ async def test_buffer_damaged_file_is_moved_aside(tmp_path: Path) -> None:
         file.write(os.urandom(30000))
     buffer = await opened(path)
     await buffer.append(batch())
-    (stored,) = await buffer.waiting({}, 10)
+    (stored,) = await buffer.waiting(everything, 10)
     assert stored.epoch != epoch
     assert len(list(tmp_path.glob("b.db.aside-*"))) == 1
     await buffer.close()
@@ -170,7 +174,7 @@ async def test_buffer_folder_that_cannot_be_written(tmp_path: Path) -> None:
     buffer = await opened(tmp_path / "no-such-folder/b.db")
     assert "cannot open" in buffer.trouble
     await buffer.append(batch())
-    assert len(await buffer.waiting({}, 10)) == 1
+    assert len(await buffer.waiting(everything, 10)) == 1
     await buffer.close()
 
 
@@ -186,12 +190,11 @@ async def test_buffer_disk_full_then_free(tmp_path: Path) -> None:
     assert "full" in buffer.trouble
     disk._db.execute("PRAGMA max_page_count = 1000000")
     await buffer.append(batch())
-    waiting = await buffer.waiting({}, 10)
+    waiting = await buffer.waiting(everything, 10)
     assert [(stored.epoch == disk.epoch, stored.seq) for stored in waiting] == [(True, 1), (True, 2), (False, 1)]
     assert buffer.trouble == ""
-    for stored in waiting:
-        await buffer.acknowledge(stored.epoch, [stored.seq])
-    assert await buffer.waiting({}, 10) == []
+    await buffer.acknowledge(waiting)
+    assert await buffer.waiting(everything, 10) == []
     await buffer.close()
 
 

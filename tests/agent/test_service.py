@@ -1,84 +1,13 @@
 """The agent as it ships, a process between simulated meters and a real broker: readings in, readings out."""
 
-import contextlib
-import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
-import yaml
-
-from parkfleet.protocols.config import BrokerConfig
 from parkfleet.simulators.broker import RunningBroker, free_port, running_broker
 from parkfleet.simulators.demo.account import answered_samples, delivered_samples
-from parkfleet.simulators.demo.subscriber import Subscriber
-from parkfleet.simulators.endpoint import TcpEndpoint
-from parkfleet.simulators.meter import SimulatedMeter
-from parkfleet.simulators.park import Park, ParkMeter
-from parkfleet.simulators.processes import Child
 from parkfleet.simulators.proxy import LinkProxy
-from parkfleet.simulators.record import AnswerRecord
-from parkfleet.simulators.verdict import Verdict, judge
+from tests.agent.site import FLUSH_S, Site, stopped, subscribed
 from tests.eventually import eventually
-
-FLUSH_S = 0.5
-
-
-class Site:
-    """A park with one endpoint, and the agent that reads it."""
-
-    def __init__(self, folder: Path, meters: list[SimulatedMeter], record: AnswerRecord) -> None:
-        self.folder = folder
-        members = [ParkMeter(f"m{meter.unit}", "hall", 1, meter, 0.0) for meter in meters]
-        self.park = Park([], TcpEndpoint("hall", meters, record), members, record)
-
-    def configure(self, broker_port: int, **buffer: str) -> Path:
-        """Writes gateway.yaml."""
-        lines_and_meters = self.park.configuration()
-        for meter in lines_and_meters["meters"]:
-            meter["interval"] = "200ms"
-        document: dict[str, object] = {
-            "park": "demo",
-            "gateway": "gw-01",
-            "broker": {"url": f"mqtt://127.0.0.1:{broker_port}", "keepalive": "5s"},
-            "buffer": {"path": "buffer.db", "flush": f"{FLUSH_S}s", **buffer},
-            "profiles": ["profiles"],
-            **lines_and_meters,
-        }
-        path = self.folder / "gateway.yaml"
-        path.write_text(yaml.safe_dump(document))
-        return path
-
-    def agent(self) -> Child:
-        """The agent's process; its log goes on in agent.log."""
-        command = [sys.executable, "-m", "parkfleet", "agent", "run", "--config", str(self.folder / "gateway.yaml")]
-        return Child("agent", command, self.folder / "agent.log")
-
-    def verdict(self, subscriber: Subscriber) -> Verdict:
-        """Everything answered against everything delivered."""
-        return judge(answered_samples(self.park), delivered_samples(subscriber), {"m1": 200, "m2": 200})
-
-
-@pytest.fixture
-async def site(
-    tmp_path: Path, meters: list[SimulatedMeter], record: AnswerRecord, profiles: Path
-) -> AsyncIterator[Site]:
-    site = Site(tmp_path, meters, record)
-    async with site.park:
-        yield site
-
-
-@contextlib.asynccontextmanager
-async def subscribed(broker: RunningBroker) -> AsyncIterator[Subscriber]:
-    async with Subscriber.opened(BrokerConfig(broker.url), "demo") as subscriber:
-        yield subscriber
-
-
-async def stopped(agent: Child, subscriber: Subscriber) -> None:
-    """SIGTERM, and everything it has left to say."""
-    assert await agent.stop() == 0, agent.output()
-    await eventually(lambda: subscriber.states.get("gw-01") == "offline")
 
 
 async def test_run_delivers_all_and_leaves_on_sigterm(site: Site, broker: RunningBroker) -> None:
@@ -101,6 +30,22 @@ async def test_run_link_cut(site: Site, broker: RunningBroker, link: LinkProxy) 
         answered = len(site.park.record)
         await eventually(lambda: len(site.park.record) > answered + 20)
         link.mend()
+        seen = subscriber.batches
+        await eventually(lambda: subscriber.batches > seen + 2, 60)
+        await stopped(agent, subscriber)
+        assert site.verdict(subscriber).ok, site.verdict(subscriber)
+
+
+async def test_run_partition(site: Site, broker: RunningBroker, link: LinkProxy) -> None:
+    """A link that carries nothing and tells nobody is noticed; what was on its way comes once, whoever brings it."""
+    path = site.configure(link.port)
+    path.write_text(path.read_text().replace("keepalive: 5s", "keepalive: 5s\n  ack_timeout: 1s"))
+    async with subscribed(broker) as subscriber, site.agent() as agent:
+        await eventually(lambda: subscriber.batches >= 2)
+        link.silence()
+        await eventually(lambda: "acknowledged nothing for 1 s" in agent.output())
+        link.mend()  # what was under way in the old connection arrives now too, and shows nothing of the new one
+        await eventually(lambda: agent.output().count("connected to the broker") >= 2)
         seen = subscriber.batches
         await eventually(lambda: subscriber.batches > seen + 2, 60)
         await stopped(agent, subscriber)

@@ -1,5 +1,6 @@
 """Engine and sick meters: what is learned, how the silent are probed, and what they may cost."""
 
+import random
 import time
 from itertools import pairwise
 
@@ -121,3 +122,38 @@ def test_dead_meter_costs_its_neighbours_nothing_once_known() -> None:
         after = rig.engine.line_counters(index)
     assert after.dead_busy_ns - before.dead_busy_ns <= 0.02 * 3e9 + 60 * MS
     assert after.answers - before.answers > 300
+
+
+def test_meter_that_is_slow_once_is_no_dead_meter() -> None:
+    """A pause of 200 ms behind quick answers: no reading is missing, no time-out counted."""
+    slow = iter([0.0] * 30 + [0.2] + [0.0] * 1000)
+
+    def behave(unit: int, pdu: bytes) -> list[tuple[float, bytes]]:
+        return [(next(slow), well(unit, pdu)[0][1])]
+
+    with PtySlave(behave) as slave, Rig() as rig:
+        index = rig.engine.add_line(
+            serial_line(slave.open(), meter(1, 1, 50 * MS), timeout_ns=1000 * MS, learning=True)
+        )
+        records = rig.until(lambda all: len(all) >= 50)
+        assert rig.engine.line_counters(index).timeouts == 0
+    assert all(record.quality == bytes(2) for record in records)
+
+
+def test_goodwill_ends_where_answers_are_lost_all_the_time() -> None:
+    """Waiting for a unit that is well costs what was learned of it again, once too much was waited for in vain."""
+    chance = random.Random(1)
+
+    def behave(unit: int, pdu: bytes) -> list[tuple[float, bytes]]:
+        return [] if chance.random() < 0.1 else well(unit, pdu)
+
+    with PtySlave(behave) as slave, Rig() as rig:
+        meters = [meter(unit, unit) for unit in range(1, 9)]
+        index = rig.engine.add_line(serial_line(slave.open(), *meters, timeout_ns=400 * MS, learning=True))
+
+        def time_outs_of_the_well() -> list[int]:
+            return [counter.timeout_ns for counter in rig.engine.meter_counters(index) if counter.misses == 0]
+
+        rig.until(lambda _: 300 * MS in time_outs_of_the_well())
+        rig.until(lambda _: min(time_outs_of_the_well(), default=400 * MS) < 100 * MS)
+        assert rig.engine.line_counters(index).timeouts >= 4

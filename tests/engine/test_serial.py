@@ -1,5 +1,6 @@
 """Engine on a serial line: values, silence, and everything a bus does that is no answer."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -213,3 +214,29 @@ def test_port_that_cannot_be_opened() -> None:
         index = rig.engine.add_line(serial_line(-1, meter(1, 1, 100 * MS)))
         rig.engine.line_opened(index, -1)
         assert rig.scans(1)[0].quality == bytes([DISCONNECTED, DISCONNECTED])
+
+
+def test_port_lent_while_requests_wait_for_silence_is_not_taken_for_babble() -> None:
+    """However long a guest has it: the time until it is back is not one in which somebody never stopped talking."""
+    with rig_on_pty(well, meter(1, 1), timeout_ns=40 * MS) as (rig, _, index):
+        for loan in range(1, 9):
+            rig.engine.lend(index)
+            rig.until(lambda _, loan=loan: rig.engine.loans(index) >= loan)  # type: ignore[misc]
+            threading.Event().wait(0.06)  # longer than the time-out
+            before = len(rig.records)
+            rig.engine.take_back(index)
+            rig.until(lambda all, before=before: len(all) > before + 1)  # type: ignore[misc]
+        assert rig.engine.line_counters(index).corrupt == 0
+        assert not any(record.quality.count(CORRUPT) for record in rig.records)
+
+
+def test_refusal_is_timed_by_its_own_length() -> None:
+    """Its turnaround is not taken for shorter by the wire time of the long answer that did not come."""
+
+    def refuse(unit: int, pdu: bytes) -> list[tuple[float, bytes]]:
+        return [(0.3, rtu.frame(unit, bytes([pdu[0] | 0x80, 2])))]
+
+    with rig_on_pty(refuse, meter(1, 1, blocks=((0, 125),)), timeout_ns=20_000 * MS, baud=9600) as (rig, _, index):
+        rig.scans(2)
+        (counted,) = rig.engine.meter_counters(index)
+    assert counted.turnaround_ns > 280 * MS  # 266 ms is what 125 registers take at 9600 baud

@@ -12,13 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parkfleet.agent.configuration import Configuration
 from parkfleet.agent.control import MAX_CLIENTS, AgentRunningError, ControlSocket
 from parkfleet.agent.control_client import AgentLine, ControlClient, ControlError, NoAgentError, connected
 from parkfleet.agent.control_messages import MAX_REQUEST, Failed, LineState, Status, socket_path
 from parkfleet.agent.installer import agent_runs, reader, through_agent
+from parkfleet.agent.learned_store import LearnedStore
+from parkfleet.agent.learner import Learner
+from parkfleet.agent.line_book import LineBook
 from parkfleet.agent.plan import Plan
 from parkfleet.agent.scan import ScanPlan, scan
+from parkfleet.protocols.config import BrokerConfig, GatewayConfig
 from parkfleet.protocols.modbus.pdu import AnswerTimeoutError, ExceptionAnswerError, ReadRequest
+from parkfleet.protocols.payload.request import ReplayAnswer, ReplayRequest
 from parkfleet.protocols.payload.schema import Schema
 from parkfleet.simulators.meter import SimulatedMeter
 from tests.eventually import eventually
@@ -178,7 +184,17 @@ def listening(path: Path) -> ControlSocket:
     async def status() -> Status:
         raise ValueError("not in this test")
 
-    return ControlSocket(path, Plan(Schema(()), ()), {}, status)
+    class Nothing:
+        async def replay(self, request: ReplayRequest) -> ReplayAnswer:
+            raise ValueError("not in this test")
+
+        async def vacuum(self) -> tuple[int, int]:
+            raise ValueError("not in this test")
+
+    plan = Plan(Schema(()), ())
+    nothing = Configuration(GatewayConfig("p", "g", BrokerConfig("mqtt://127.0.0.1:1"), [], []), {}, path.parent)
+    book = LineBook(plan, Learner(plan, nothing, LearnedStore(path.parent / "learned.db")), {})
+    return ControlSocket(path, plan, {}, status, Nothing(), book)
 
 
 async def said(path: Path, data: bytes) -> bytes:

@@ -2,29 +2,39 @@
 
 import json
 from array import array
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parkfleet.protocols.config import BrokerConfig
+from parkfleet.protocols.mqtt import MqttConnection
 from parkfleet.protocols.payload.codecs import CODEC, encode
 from parkfleet.protocols.payload.consumer import (
     BatchDecoded,
     Consumer,
     Duplicate,
     EventSeen,
-    GapFilled,
+    GapLost,
     GapSeen,
     Output,
     Reading,
     Rejected,
+    SchemaWanted,
     StatusSeen,
     reading_json,
 )
 from parkfleet.protocols.payload.envelope import Envelope
+from parkfleet.protocols.payload.memory import Source, SqliteMemory
+from parkfleet.protocols.payload.parts import pack_parts
+from parkfleet.protocols.payload.request import REPLAY_EVENT, ReplayRequest, unpack_request
 from parkfleet.protocols.payload.schema import Schema
 from parkfleet.protocols.payload.series import Column, Entry, Rows, Value
-from parkfleet.protocols.payload.topics import Event, GatewayTopics, Status
+from parkfleet.protocols.payload.topics import Event, GatewayTopics, Status, subscriptions
+from parkfleet.simulators.broker import RunningBroker
+from tests.eventually import eventually
 
 SCHEMA = Schema((Entry("m", "p", "power", (Column("v", "V", "int", "gauge"), Column("s", "", "string", "state"))),))
 TOPICS = GatewayTopics("park", "gw")
@@ -35,9 +45,9 @@ def batch(seq: int, epoch: int = 1, count: int = 1, flags: int = 0) -> bytes:
     return Envelope(CODEC, SCHEMA.id, epoch, seq, count, flags, encode(SCHEMA, [rows])).pack()
 
 
-def informed() -> Consumer:
+def informed(memory: SqliteMemory | None = None, **settings: Any) -> Consumer:
     """A consumer that has the schema."""
-    consumer = Consumer()
+    consumer = Consumer(memory, **settings)
     assert consumer.feed(TOPICS.schema(SCHEMA.id), SCHEMA.pack()) == []
     return consumer
 
@@ -68,41 +78,222 @@ def test_each_batch_is_taken_once_in_any_order(seqs: list[int]) -> None:
     assert sorted(taken) == sorted(set(seqs))
 
 
-def test_gap_is_told_once_and_its_filling_too() -> None:
-    """A jump in seq is a gap; what comes later is said to fill it."""
-    consumer = informed()
-    assert kinds(consumer.feed(TOPICS.batch, batch(1))) == ["BatchDecoded"]
-    gap, decoded = consumer.feed(TOPICS.batch, batch(4))
+class Clock:
+    """Seconds that a test sets."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def gaps_of(outputs: list[Output]) -> list[tuple[int, int]]:
+    return [gap for output in outputs if isinstance(output, GapSeen) for gap in output.gaps]
+
+
+def test_gap_is_told_when_it_is_old() -> None:
+    """A jump in seq may be a batch under way: a gap is told when nothing has come for a time, with its request."""
+    clock = Clock()
+    consumer = informed(clock=clock, gap_age=30)
+    for seq in (1, 4, 8):
+        assert kinds(consumer.feed(TOPICS.batch, batch(seq))) == ["BatchDecoded"]
+    clock.now += 29
+    assert consumer.due() == []
+    clock.now += 1
+    (gap,) = consumer.due()
     assert isinstance(gap, GapSeen)
-    assert (gap.first, gap.last) == (2, 3)
-    assert isinstance(decoded, BatchDecoded)
-    assert kinds(consumer.feed(TOPICS.batch, batch(5))) == ["BatchDecoded"]
-    filled, decoded = consumer.feed(TOPICS.batch, batch(2))
-    assert isinstance(filled, GapFilled)
-    assert (filled.first, filled.last) == (2, 2)
+    assert gap.gaps == ((2, 3), (5, 7))
+    assert gap.request_topic == TOPICS.request
+    assert unpack_request(gap.request) == ReplayRequest(epoch=1, ranges=[(2, 3), (5, 7)])
+
+
+def test_gap_that_is_being_filled_is_under_way() -> None:
+    """A backlog that comes in order beside fresh batches is no gap, however long it takes."""
+    clock = Clock()
+    consumer = informed(clock=clock, gap_age=30)
+    consumer.feed(TOPICS.batch, batch(1))
+    for old, fresh in zip(range(2, 50), range(50, 98), strict=True):
+        clock.now += 20
+        told = consumer.feed(TOPICS.batch, batch(fresh)) + consumer.feed(TOPICS.batch, batch(old))
+        assert kinds(told) == ["BatchDecoded", "BatchDecoded"]
+
+
+def test_gap_is_asked_for_again_after_pauses_that_double() -> None:
+    """A gateway that is away is not asked every moment; when something comes the count begins anew."""
+    clock = Clock()
+    consumer = informed(clock=clock, gap_age=10)
+    consumer.feed(TOPICS.batch, batch(1))
+    consumer.feed(TOPICS.batch, batch(5))
+    asked = []
+    for second in range(200):
+        clock.now = 1000.0 + second
+        if gaps_of(consumer.due()):
+            asked.append(second)
+    assert asked == [10, 20, 40, 80, 160]
+    consumer.feed(TOPICS.batch, batch(3))
+    clock.now += 10
+    assert gaps_of(consumer.due()) == [(2, 2), (4, 4)]
+
+
+def test_gateway_says_that_batches_are_gone() -> None:
+    """What the gateway has no more is told and not asked for again; should it come after all, it is taken."""
+    clock = Clock()
+    consumer = informed(clock=clock, gap_age=10)
+    for seq in (1, 5):
+        consumer.feed(TOPICS.batch, batch(seq))
+    event = Event(7, REPLAY_EVENT, "", data={"epoch": 1, "gone": [[2, 3]]}).pack()
+    lost, _ = consumer.feed(TOPICS.event, event)
+    assert isinstance(lost, GapLost)
+    assert lost.gaps == ((2, 3),)
+    clock.now += 10
+    assert gaps_of(consumer.due()) == [(4, 4)]
+    assert kinds(consumer.feed(TOPICS.batch, batch(2))) == ["BatchDecoded"]
+    clock.now += 10
+    assert gaps_of(consumer.due()) == [(4, 4)]
+
+
+def test_hostile_answer_gives_up_nothing_outside() -> None:
+    """An answer about batches that never came, or of another epoch, changes nothing."""
+    consumer = informed()
+    consumer.feed(TOPICS.batch, batch(1))
+    for data in ({"epoch": 1, "gone": [[1, 2**60]]}, {"epoch": 2, "gone": [[1, 5]]}, {"gone": "all"}, {"epoch": -1}):
+        consumer.feed(TOPICS.event, Event(7, REPLAY_EVENT, "", data=data).pack())
+    assert kinds(consumer.feed(TOPICS.batch, batch(2))) == ["BatchDecoded"]
 
 
 def test_what_came_before_the_first_is_no_gap() -> None:
-    """A consumer that joins at batch 5 misses nothing; an earlier one that comes late is no gap's filling."""
-    consumer = informed()
-    assert kinds(consumer.feed(TOPICS.batch, batch(5))) == ["BatchDecoded"]
-    assert kinds(consumer.feed(TOPICS.batch, batch(3))) == ["BatchDecoded"]
-    assert kinds(consumer.feed(TOPICS.batch, batch(6))) == ["BatchDecoded"]
+    """A consumer that joins at batch 5 misses nothing before it; of a later epoch it wants all, from 1 on."""
+    clock = Clock()
+    consumer = informed(clock=clock, gap_age=10)
+    for seq in (5, 3, 6):
+        assert kinds(consumer.feed(TOPICS.batch, batch(seq))) == ["BatchDecoded"]
+    clock.now += 100
+    assert consumer.due() == []
+    consumer.feed(TOPICS.batch, batch(3, epoch=2))
+    clock.now += 100
+    assert gaps_of(consumer.due()) == [(1, 2)]
 
 
-@given(st.permutations(range(1, 9)))
-def test_gaps_told_less_gaps_filled_is_what_is_missing(order: list[int]) -> None:
-    """At any moment the gaps that were told and not filled are what is missing behind the first batch."""
+@given(st.permutations(range(1, 13)), st.integers(1, 12), st.lists(st.integers(1, 12), max_size=3))
+def test_gaps_are_what_is_missing(order: list[int], count: int, gone: list[int]) -> None:
+    """Whatever came in whatever order, gaps are what is between the first and the highest, less what is gone."""
+    memory = SqliteMemory()
+    source = Source("p", "g", 1)
+    taken = order[:count]
+    for seq in taken:
+        assert memory.take(source, [(seq, seq)], 0.0) == [(seq, seq)]
+        assert memory.take(source, [(seq, seq)], 0.0) == []
+    memory.give_up(source, [(seq, seq) for seq in gone])
+    found = {seq for told in memory.overdue(1.0, 10.0) for low, high in told.gaps for seq in range(low, high + 1)}
+    assert found == set(range(taken[0], max(taken) + 1)) - set(taken) - set(gone)
+    assert {s for low, high in memory.missing(source, 1, 12) for s in range(low, high + 1)} == set(order[count:])
+
+
+def test_memory_over_a_restart(tmp_path: Path) -> None:
+    """What was taken, and what is missing, is known after the consumer was started anew."""
+    clock = Clock()
+    consumer = informed(SqliteMemory(tmp_path / "m.db"), clock=clock, gap_age=10)
+    for seq in (1, 2, 5):
+        consumer.feed(TOPICS.batch, batch(seq))
+    again = informed(SqliteMemory(tmp_path / "m.db"), clock=clock, gap_age=10)
+    assert kinds(again.feed(TOPICS.batch, batch(2))) == ["Duplicate"]
+    clock.now += 10
+    assert gaps_of(again.due()) == [(3, 4)]
+
+
+def test_consumers_that_share_a_memory(tmp_path: Path) -> None:
+    """Two members of a shared subscription: each batch is taken by one, and one asks for a gap."""
+    clock = Clock()
+    one, two = (informed(SqliteMemory(tmp_path / "m.db"), clock=clock, gap_age=10) for _ in range(2))
+    for seq in range(1, 9):
+        assert kinds((one if seq % 2 else two).feed(TOPICS.batch, batch(seq))) == ["BatchDecoded"]
+    clock.now += 20
+    assert one.due() == [] == two.due()
+    assert kinds(two.feed(TOPICS.batch, batch(1))) == ["Duplicate"]
+    one.feed(TOPICS.batch, batch(11))
+    clock.now += 10
+    assert [gaps_of(one.due()), gaps_of(two.due())] == [[(9, 10)], []]
+
+
+def test_batch_counts_when_it_is_stored(tmp_path: Path) -> None:
+    """With confirm, a consumer that dies before it has stored a batch gets it again; one that is slow gets it once."""
+    consumer = informed(SqliteMemory(tmp_path / "m.db"), confirm=True)
+    (first,) = consumer.feed(TOPICS.batch, batch(1))
+    assert isinstance(first, BatchDecoded)
+    assert kinds(consumer.feed(TOPICS.batch, batch(1))) == ["Duplicate"]
+    after_crash = informed(SqliteMemory(tmp_path / "m.db"), confirm=True)
+    (again,) = after_crash.feed(TOPICS.batch, batch(1))
+    assert isinstance(again, BatchDecoded)
+    assert after_crash.stored(again)
+    assert not consumer.stored(first)  # another one was faster: roll back
+    (failed,) = consumer.feed(TOPICS.batch, batch(2))
+    assert isinstance(failed, BatchDecoded)
+    consumer.forget(failed)
+    assert kinds(consumer.feed(TOPICS.batch, batch(2))) == ["BatchDecoded"]
+
+
+def joined(first: int, count: int) -> bytes:
+    """Batches first to first + count - 1 in one message, a row each."""
+    seqs = range(first, first + count)
+    slots = array("q", [x for seq in seqs for x in (seq * 10, 0)])
+    rows = Rows(0, array("q", seqs), slots, bytearray(2 * count), [f"text {seq}" for seq in seqs])
+    parts = pack_parts([[(count, 1)]])
+    return Envelope(CODEC, SCHEMA.id, 1, first, count, 0, encode(SCHEMA, [rows]), parts).pack()
+
+
+@given(st.lists(st.tuples(st.integers(1, 20), st.integers(1, 6)), max_size=15))
+def test_duplicates_are_dropped_in_part(messages: list[tuple[int, int]]) -> None:
+    """However joined batches overlap, each row comes out once."""
     consumer = informed()
-    open_gaps: set[int] = set()
-    for count, seq in enumerate(order, 1):
-        for output in consumer.feed(TOPICS.batch, batch(seq)):
-            if isinstance(output, GapSeen):
-                open_gaps |= set(range(output.first, output.last + 1))
-            if isinstance(output, GapFilled):
-                assert open_gaps >= set(range(output.first, output.last + 1))
-                open_gaps -= set(range(output.first, output.last + 1))
-        assert open_gaps == set(range(order[0], max(order[:count]) + 1)) - set(order[:count])
+    rows = []
+    for first, count in messages:
+        payload = joined(first, count) if count > 1 else batch(first)
+        for output in consumer.feed(TOPICS.batch, payload):
+            assert not isinstance(output, Rejected)
+            if isinstance(output, BatchDecoded):
+                rows += [ts for block in output.rows for ts in block.ts]
+    assert sorted(rows) == sorted({seq for first, count in messages for seq in range(first, first + count)})
+
+
+def test_schema_that_does_not_come_is_asked_for() -> None:
+    """A broker may have lost a retained schema: the gateway is asked, with pauses that double."""
+    clock = Clock()
+    consumer = Consumer(clock=clock, gap_age=10)
+    consumer.feed(TOPICS.batch, batch(1))
+    assert consumer.due() == []
+    clock.now += 10
+    (wanted,) = consumer.due()
+    assert isinstance(wanted, SchemaWanted)
+    assert unpack_request(wanted.request).schemas == [f"{SCHEMA.id:08x}"]
+    clock.now += 10
+    assert consumer.due() == []
+    clock.now += 10
+    assert len(consumer.due()) == 1
+
+
+async def test_shared_subscription(broker: RunningBroker, tmp_path: Path) -> None:
+    """Two members at a real broker get each batch once between them, and both know the schema."""
+    publisher = await MqttConnection.open(BrokerConfig(broker.url), "gw")
+    await publisher.publish(TOPICS.schema(SCHEMA.id), SCHEMA.pack(), retain=True)
+    taken: list[tuple[int, int]] = []
+    members = []
+    for number in range(2):
+        consumer = Consumer(SqliteMemory(tmp_path / "m.db"))
+
+        def feed(topic: str, payload: bytes, _: bool, member: int = number, consumer: Consumer = consumer) -> None:
+            found = consumer.feed(topic, payload)
+            taken.extend((member, out.envelope.seq_first) for out in found if isinstance(out, BatchDecoded))
+
+        connection = await MqttConnection.open(BrokerConfig(broker.url), f"member-{number}", on_message=feed)
+        await connection.subscribe(*subscriptions(share="platform"))
+        members.append(connection)
+    for seq in range(1, 41):
+        await publisher.publish(TOPICS.batch, batch(seq))
+    await eventually(lambda: len(taken) >= 40)
+    assert sorted(seq for _, seq in taken) == list(range(1, 41))
+    assert {member for member, _ in taken} == {0, 1}
+    for connection in (publisher, *members):
+        await connection.close()
 
 
 def test_replayed_batch_says_so() -> None:

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parkfleet.protocols.config import parse_line_url
+from parkfleet.protocols.learned import Evidence, Learned, LearnedHole, Limit
 from parkfleet.protocols.profile import Hole, Point, PointType, Profile
 from parkfleet.protocols.readplan import WireCost, plan_requests
 
@@ -57,6 +58,18 @@ def test_plan_is_the_optimum(profile: Profile, cost: WireCost) -> None:
         assert legal(few, address, end)
         assert all(address <= few.points[i].address and few.points[i].end <= end for i in planned.points)
     assert abs(sum(planned.seconds(cost) for planned in plan) - brute_force(few, cost)) < 1e-9
+
+
+@given(profiles())
+def test_what_was_learned_counts_like_what_is_declared(profile: Profile) -> None:
+    """A limit and holes that the profile does not know, and the meter has."""
+    plain = Profile("p", {}, "power", "test", profile.points)
+    evidence = Evidence(0, 1, 1)
+    learned = Learned(
+        max_registers=Limit(profile.max_registers, evidence),
+        holes=tuple(LearnedHole("holding", hole.address, hole.count, evidence) for hole in profile.holes),
+    )
+    assert plan_requests(plain, profile.points, 1, SERIAL, learned) == plan_requests(profile, profile.points, 1, SERIAL)
 
 
 def test_plan_keeps_tables_apart() -> None:
