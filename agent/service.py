@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import os
-import signal
 import time
+from typing import TYPE_CHECKING, Protocol
 
 from parkfleet import __version__
 from parkfleet.agent.batcher import Batcher
@@ -19,10 +19,15 @@ from parkfleet.agent.line_book import LineBook
 from parkfleet.agent.plan import make_plan
 from parkfleet.agent.polling import Polling
 from parkfleet.agent.snapshot import Snapshots
-from parkfleet.agent.status import AgentFacts, boot_id
+from parkfleet.agent.status import AgentFacts, Desired, ReportedState, boot_id
 from parkfleet.agent.store import NewBatch
+from parkfleet.agent.trial import Observation
+from parkfleet.agent.watch import Watch
 from parkfleet.protocols.payload.codecs import CODEC, encode
 from parkfleet.protocols.payload.topics import GatewayTopics
+
+if TYPE_CHECKING:
+    from parkfleet.agent.session import SessionStatus
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +38,24 @@ DRAIN_S = 2.0
 STATS_S = 1.0
 
 
+class Manager(Protocol):
+    """What takes the controller's configurations, and knows how they fared."""
+
+    def offer(self, desired: Desired) -> None:
+        """The controller wants this to run. Returns at once."""
+
+    def state(self) -> ReportedState:
+        """What runs."""
+
+
 class AgentService:
     """One gateway's agent."""
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(self, configuration: Configuration, manager: Manager | None = None) -> None:
+        """manager: takes the configurations that the controller sends."""
+        self._manager = manager
+        self._watch = Watch()
+        self._session: SessionStatus | None = None
         gateway = configuration.gateway
         self._flush_s = float(gateway.buffer.flush)
         store = LearnedStore(configuration.path(gateway.buffer.path).parent / STORE_NAME)
@@ -47,7 +66,9 @@ class AgentService:
         self._buffer = Buffer(configuration.path(gateway.buffer.path), gateway.buffer)
         topics = GatewayTopics(gateway.park, gateway.gateway)
         self._forwarder = Forwarder(self._buffer, gateway.broker, topics, configuration.folder, __version__)
-        self._polling = Polling(self._plan.lines, self._plan.delivering(self._batcher.add), self._learner.saw)
+        self._polling = Polling(
+            self._plan.lines, self._plan.delivering(self._watch.over(self._batcher.add)), self._learner.saw
+        )
         self._book = LineBook(self._plan, self._learner, self._polling.lines)
         self._snapshots = Snapshots(lambda: self._polling.statuses, self._forwarder.status, len(gateway.meters))
         self._configuration = configuration
@@ -118,11 +139,35 @@ class AgentService:
         )
         latest = await self._buffer.stats()
         async with asyncio.TaskGroup() as group:
-            session = ControllerSession(gateway.controller.url, facts, lambda: self._snapshots.take(latest))
+            manager = self._manager
+            session = ControllerSession(
+                gateway.controller.url,
+                facts,
+                lambda: self._snapshots.take(latest),
+                manager.state if manager else None,
+                on_desired=manager.offer if manager else None,
+            )
+            self._session = session.status
             group.create_task(session.run(), name="controller session")
             while True:
                 await asyncio.sleep(STATS_S)  # how fresh a heartbeat's buffer depth is
                 latest = await self._buffer.stats()
+
+    async def observed(self) -> Observation:
+        """How the gateway fares with this configuration."""
+        meters = [entry.meter for entry in self._plan.schema.entries]
+        bad = {meter for line in self._polling.statuses for meter in line.meters_bad}
+        link, session = self._forwarder.status, self._session
+        return Observation(
+            controller=session is not None and session.connected,
+            controller_told=session.told if session else "",
+            broker=link.connected,
+            broker_told=link.told,
+            acknowledged=link.batches,
+            waiting=(await self._buffer.stats()).batches,
+            answered=frozenset(meters[entry] for entry in self._watch.answered),
+            bad=frozenset(bad),
+        )
 
     async def _status(self) -> Status:
         """What `parkfleet agent status` shows."""
@@ -153,15 +198,3 @@ class AgentService:
             await self._buffer.append(
                 NewBatch(packed, schema.id, CODEC, body, batch.readings, batch.first_ts, batch.last_ts)
             )
-
-
-async def run_service(configuration: Configuration) -> None:
-    """Runs an agent until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    gateway = configuration.gateway
-    log.info("agent %s of %s/%s, process %d", __version__, gateway.park, gateway.gateway, os.getpid())
-    await AgentService(configuration).run(stop)
-    log.info("agent stopped")
