@@ -9,13 +9,15 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 from parkfleet import __version__
 from parkfleet.agent import trial
 from parkfleet.agent.configuration import Configuration, load_configuration
 from parkfleet.agent.control import AgentRunningError
-from parkfleet.agent.service import AgentService
+from parkfleet.agent.line_parts import LineParts
+from parkfleet.agent.service import FINISH_SCANS_S, AgentService
 from parkfleet.agent.status import ConfigurationName, Desired, ReportedState
 from parkfleet.agent.trial import Baseline, Ledger, Phase
 from parkfleet.agent.trial_store import TrialStore
@@ -62,28 +64,61 @@ class ManagedAgent:
     async def run(self, stop: asyncio.Event) -> None:
         """Runs until stop is set. Raises what ends a confirmed configuration's service."""
         while not stop.is_set():
-            service = AgentService(self._configuration, self)
-            over = asyncio.Event()
-            running = asyncio.create_task(service.run(over), name="agent service")
+            lines = LineParts()
+            service: AgentService | None = AgentService(self._configuration, self, lines)
+            polling = asyncio.create_task(lines.run(), name="lines")
             try:
-                await self._until_change(service, running, stop)
+                while service is not None:
+                    service = await self._one_service(service, lines, polling, stop)
             finally:
-                over.set()
-                await asyncio.wait({running})
-            self._fell(running, stop)
+                await _ended(lines, polling)
 
-    async def _until_change(self, service: AgentService, running: asyncio.Task[None], stop: asyncio.Event) -> None:
-        """Returns when another configuration is to run, when the service ended, or when stop is set."""
+    async def _one_service(
+        self, service: AgentService, lines: LineParts, polling: asyncio.Task[None], stop: asyncio.Event
+    ) -> AgentService | None:
+        """Runs a service until another configuration is to run; the next one, None when the lines are over.
+
+        The next one has the lines before this one has ended: what is read meanwhile waits in its open batch.
+        """
+        over = asyncio.Event()
+        following: list[AgentService | Exception] = []
+
+        async def hand_over() -> None:
+            if stop.is_set() or polling.done():
+                await _ended(lines, polling)
+                return
+            try:
+                following.append(AgentService(self._configuration, self, lines))
+            except Exception as error:  # told below: the service that ends must keep its readings first
+                following.append(error)
+
+        running = asyncio.create_task(service.run(over, hand_over), name="agent service")
+        try:
+            await self._until_change(service, {running, polling}, stop)
+        finally:
+            over.set()
+            await asyncio.wait({running})
+        if not stop.is_set():
+            self._fell([_error(running), _error(polling), *(e for e in following if isinstance(e, Exception))])
+        elif error := _error(running):
+            raise error
+        if stop.is_set() or polling.done():
+            return None
+        ready = following[0] if following else None
+        return ready if isinstance(ready, AgentService) else AgentService(self._configuration, self, lines)
+
+    async def _until_change(self, service: AgentService, tasks: set[asyncio.Task[None]], stop: asyncio.Event) -> None:
+        """Returns when another configuration is to run, when a task ended, or when stop is set."""
         loop = asyncio.get_running_loop()
         trial_ends = loop.time() + self._trial_s if self._ledger.phase is Phase.TRIAL else None
         stopping = asyncio.create_task(stop.wait())
         try:
-            while not running.done() and not stop.is_set():
+            while not stop.is_set():
                 waking = asyncio.create_task(self._woken.wait())
                 left = None if trial_ends is None else max(0.0, trial_ends - loop.time())
-                await asyncio.wait({running, stopping, waking}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({*tasks, stopping, waking}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 waking.cancel()
-                if running.done() or stop.is_set():
+                if stop.is_set() or any(task.done() for task in tasks):
                     return
                 self._woken.clear()
                 desired, self._inbox = self._inbox, None
@@ -147,12 +182,12 @@ class ManagedAgent:
         await asyncio.to_thread(self._store.tidy, self._ledger)
         return True
 
-    def _fell(self, running: asyncio.Task[None], stop: asyncio.Event) -> None:
-        """Looks at how a service ended; one that broke on trial is given up, another breaks the agent."""
-        error = running.exception() if not running.cancelled() else None
+    def _fell(self, errors: Sequence[BaseException | None]) -> None:
+        """Looks at what broke: a configuration on trial is given up for it, else it breaks the agent."""
+        error = next((error for error in errors if error is not None), None)
         if error is None:
             return
-        if self._ledger.phase is not Phase.TRIAL or stop.is_set() or isinstance(error, AgentRunningError):
+        if self._ledger.phase is not Phase.TRIAL or isinstance(error, AgentRunningError):
             raise error
         log.error("the configuration on trial broke the agent", exc_info=error)
         self._keep(trial.given_up(self._ledger, self._ledger.running, f"the agent broke: {error!r}"))
@@ -228,6 +263,19 @@ class ManagedAgent:
         """Meters of which an answer was due within the trial; a slot may just have passed when it began."""
         meters = self._configuration.gateway.meters
         return {meter.id for meter in meters if 2 * meter.interval <= self._trial_s}
+
+
+async def _ended(lines: LineParts, polling: asyncio.Task[None]) -> None:
+    """The lines come to their end, with the scans in flight if they take no longer than they may."""
+    lines.stop()
+    await asyncio.wait({polling}, timeout=FINISH_SCANS_S)
+    polling.cancel()
+    await asyncio.wait({polling})
+
+
+def _error(task: asyncio.Task[None]) -> BaseException | None:
+    """What a task ended with; None while it runs."""
+    return task.exception() if task.done() and not task.cancelled() else None
 
 
 async def run_managed(agent: ManagedAgent) -> None:
