@@ -68,7 +68,8 @@ def diff(before: Tree, after: Tree) -> list[Change]:
     for path, value in old.items():
         if path not in new:
             changes.append(Change(path, ChangeKind.REMOVED, value))
-        elif json.dumps(value) != json.dumps(new[path]):  # as text: for Python true equals 1
+        # Most values are the very same object, of a layer that is in both. As text: for Python true equals 1.
+        elif value is not new[path] and json.dumps(value) != json.dumps(new[path]):
             changes.append(Change(path, ChangeKind.CHANGED, value, new[path]))
     added = (Change(path, ChangeKind.ADDED, after=value) for path, value in new.items() if path not in old)
     return [*changes, *added]

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
+import msgspec
+
 _REFERENCE = re.compile(r"\$\{secret:([^{}]*)\}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-]{0,63}")
 _SETTING = re.compile(r"[?&](?:ca|cert|key)=\$\{secret:[^{}]*\}(?=&|$)")
@@ -32,14 +34,23 @@ def is_secret_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def references(data: object, where: str = "", key: str = "") -> Iterator[Reference]:
+def references(data: object) -> Iterator[Reference]:
     """All references in plain data, those at wrong places too."""
+    try:  # few documents have one, and looking at each value takes long
+        if b"${secret:" not in msgspec.json.encode(data):
+            return
+    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError):
+        pass  # what JSON cannot say: a date, a number too large
+    yield from _references(data, "", "")
+
+
+def _references(data: object, where: str, key: str) -> Iterator[Reference]:
     if isinstance(data, dict):
         for name, value in data.items():
-            yield from references(value, f"{where}.{name}" if where else str(name), str(name))
+            yield from _references(value, f"{where}.{name}" if where else str(name), str(name))
     elif isinstance(data, list):
         for index, value in enumerate(data):
-            yield from references(value, f"{where}[{index}]", "")
+            yield from _references(value, f"{where}[{index}]", "")
     elif isinstance(data, str):
         for found in _REFERENCE.finditer(data):
             yield Reference(where, found[1], _wrong(data, key, found))
