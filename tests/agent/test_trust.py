@@ -53,7 +53,7 @@ class Guarded:
         rules = {("m", "energy"): Rule(100.0, 0.1)}
         self.guard = Guard(plan, rules, {}, self.events, self._reread, self.out.append)
 
-    async def _reread(self, _: MeterPlan) -> Scan | None:
+    async def _reread(self, _: MeterPlan, entry: int) -> Scan | None:
         await asyncio.sleep(0)
         return self.second.pop(0) if self.second else None
 
@@ -103,7 +103,7 @@ async def test_second_reading_that_fails_holds_no_meter_up(
     """Whatever becomes of it: the doubtful scan and those behind it go on, in their order."""
 
     class Failing(Guarded):
-        async def _reread(self, _: MeterPlan) -> Scan | None:
+        async def _reread(self, meter: MeterPlan, entry: int) -> Scan | None:
             if failing == "raises":
                 raise OSError("too many open files")
             await asyncio.Event().wait()
