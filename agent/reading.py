@@ -83,7 +83,10 @@ async def read_meter(plan: MeterPlan, ask: Ask) -> MeterReading:
             told, cause = str(error), _cause(error)
             found |= {index: _nothing(plan.points[index], cause) for index in planned.points}
             break  # the next request would only wait as long again
-    seen = [found.get(index) or _nothing(point, Quality.SKIPPED) for index, point in enumerate(plan.points)]
+    for index, point in enumerate(plan.points):
+        if index not in found:  # not asked: known to be refused, or after the failure
+            found[index] = _nothing(point, plan.refused.get(index, Quality.SKIPPED))
+    seen = [found[index] for index in range(len(plan.points))]
     config = plan.config
     took = 1000 * (time.monotonic() - begun)
     return MeterReading(
@@ -100,20 +103,21 @@ async def read_meter(plan: MeterPlan, ask: Ask) -> MeterReading:
 
 
 async def read_scan(plan: MeterPlan, ask: Ask) -> Scan | None:
-    """A scan of a meter as it is delivered, out of turn; None when not all of it could be read."""
+    """A scan of a meter as it is read, out of turn; None when not all that is asked for could be read."""
     found: dict[int, Seen] = {}
     for planned in plan.requests:
         try:
             found |= await _read_together(plan.points, planned.points, planned.request, ask)
         except (ModbusError, LineDownError):
             return None
+    for index, code in plan.refused.items():
+        found[index] = _nothing(plan.points[index], code)
     seen = [found[index] for index in sorted(found)]
     if len(seen) < len(plan.points):
         return None
     texts = tuple(point.text for point in seen if point.is_string)
     slots, quality = array("q", [point.slot for point in seen]), bytes(point.code for point in seen)
-    scan = Scan(plan.entry, round(time.time() * 1000), slots, quality, texts)
-    return plan.derivation.scan(scan) if plan.derivation else scan
+    return Scan(plan.entry, round(time.time() * 1000), slots, quality, texts)
 
 
 def _delivered(derivation: Derivation, seen: list[Seen]) -> Iterator[DeliveredReading]:
