@@ -18,8 +18,8 @@ from parkfleet.protocols.quality import Quality
 
 log = logging.getLogger(__name__)
 
-#: Reads a meter once more; None when it gave nothing.
-Reread = Callable[[MeterPlan], Awaitable[Scan | None]]
+#: Reads a meter once more, for an entry of the schema; None when it gave nothing.
+Reread = Callable[[MeterPlan, int], Awaitable[Scan | None]]
 Key = tuple[str, str]
 
 _EVENTS: Final = {
@@ -102,8 +102,7 @@ class Guard:
                 self._deliver(self._judged(scan))
 
     async def _read_again(self, entry: int) -> None:
-        read = await self._reread(self._meters[entry])
-        fresh = None if read is None else self._plan.delivered(replace(read, entry=entry))
+        fresh = await self._reread(self._meters[entry], entry)
         held = self._held.pop(entry)
         self._deliver(self._judged(self._mended(held[0], fresh)))
         for scan in held[1:]:

@@ -82,8 +82,11 @@ class ControllerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The fleet controller. The agent works alone without one."""
 
     url: str  # host:port
+    trial: Duration = duration("120s")  # a new configuration must prove itself for so long before it is confirmed
 
     def __post_init__(self) -> None:
+        if not 1 <= self.trial <= 3600:
+            raise ValueError("trial must be from 1s to 1h")
         parts = split_url(f"grpc://{self.url}", ("grpc",), "host:port")
         if not parts.hostname or parts.port is None or parts.path:
             raise ValueError(f"expected host:port, got {self.url!r}")
