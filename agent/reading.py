@@ -83,7 +83,7 @@ async def read_meter(plan: MeterPlan, ask: Ask) -> MeterReading:
             told, cause = str(error), _cause(error)
             found |= {index: _nothing(plan.points[index], cause) for index in planned.points}
             break  # the next request would only wait as long again
-    seen = [found.get(index) or _nothing(point, Quality.SKIPPED) for index, point in enumerate(plan.points)]
+    seen = [found.get(index) or _left_out(plan, index) for index in range(len(plan.points))]
     config = plan.config
     took = 1000 * (time.monotonic() - begun)
     return MeterReading(
@@ -107,7 +107,7 @@ async def read_scan(plan: MeterPlan, entry: int, ask: Ask) -> Scan | None:
             found |= await _read_together(plan.points, planned.points, planned.request, ask)
         except (ModbusError, LineDownError):
             return None
-    seen = [found.get(index) or _nothing(point, Quality.SKIPPED) for index, point in enumerate(plan.points)]
+    seen = [found.get(index) or _left_out(plan, index) for index in range(len(plan.points))]
     texts = tuple(point.text for point in seen if point.is_string)
     slots, quality = array("q", [point.slot for point in seen]), bytes(point.code for point in seen)
     return Scan(entry, round(time.time() * 1000), slots, quality, texts)
@@ -156,6 +156,11 @@ def _said(point: Point, words: list[int], address: int) -> Seen:
     value = column_of(point).value(slot, text) if quality == Quality.GOOD else None
     reading = PointReading(point.id, value, point.unit, quality_name(quality), point.table, point.address, tuple(own))
     return Seen(reading, slot, quality, text, point.type == "string")
+
+
+def _left_out(plan: MeterPlan, index: int) -> Seen:
+    """A point that was not asked for: it is known to be refused, or the meter fell silent before."""
+    return _nothing(plan.points[index], plan.refused.get(index, Quality.SKIPPED))
 
 
 def _nothing(point: Point, cause: int) -> Seen:
