@@ -99,6 +99,24 @@ def _no_ratio(profile: Profile, key: RatioName) -> str:
     return ""
 
 
+def remarks(configuration: Configuration) -> Iterator[str]:
+    """What is worth knowing of a configuration without a mistake: on which side of its transformers a meter stands."""
+    for meter in configuration.gateway.meters:
+        profile = configuration.profiles[meter.profile]
+        if profile.primary:
+            yield f"meter {meter.id}: {profile.profile} applies its transformers' ratios by itself, as set in the meter"
+            continue
+        known = profile.ratio_from
+        missing = sorted(
+            name
+            for name in profile.ratios
+            if getattr(meter, name) is None and not (known and getattr(known, name) is not None)
+        )
+        if missing:
+            keys = " and ".join(missing)
+            yield f"meter {meter.id}: direct connection is assumed; behind transformers give {keys} (ct: 200/5)"
+
+
 def _twice(section: str, values: list[tuple[int, str]], noun: str, key: str = "id") -> Iterator[tuple[str, str]]:
     first: dict[str, int] = {}
     for index, value in values:

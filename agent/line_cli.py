@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from parkfleet.agent.line_messages import LineFacts
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="What was learned of lines and meters: show, export, forget."
+    no_args_is_help=True,
+    add_completion=False,
+    help="What was learned of lines and meters: show, export, forget.",
+    epilog="Example:\n\n    parkfleet agent line show bus1",
 )
 
 _EXAMPLE_SHOW = """Example:

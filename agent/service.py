@@ -21,6 +21,7 @@ from parkfleet.agent.polling import Polling
 from parkfleet.agent.snapshot import Snapshots
 from parkfleet.agent.status import AgentFacts, boot_id
 from parkfleet.agent.store import NewBatch
+from parkfleet.agent.trust import Trust
 from parkfleet.protocols.payload.codecs import CODEC, encode
 from parkfleet.protocols.payload.topics import GatewayTopics
 
@@ -46,9 +47,14 @@ class AgentService:
         self._batcher = Batcher()
         self._buffer = Buffer(configuration.path(gateway.buffer.path), gateway.buffer)
         topics = GatewayTopics(gateway.park, gateway.gateway)
-        self._forwarder = Forwarder(self._buffer, gateway.broker, topics, configuration.folder, __version__)
-        self._polling = Polling(self._plan.lines, self._plan.delivering(self._batcher.add), self._learner.saw)
-        self._book = LineBook(self._plan, self._learner, self._polling.lines)
+        self._trust = Trust(configuration, self._plan, self._batcher.add)
+        self._forwarder = Forwarder(
+            self._buffer, gateway.broker, topics, configuration.folder, __version__, self._trust.events
+        )
+        deliver = self._plan.delivering(self._trust.on_scan)
+        self._polling = Polling(self._plan.lines, deliver, self._learner.saw, self._plan.zone)
+        lines = self._polling.lines
+        self._book = LineBook(self._plan, self._learner, lines, lambda: self._polling.statuses)
         self._snapshots = Snapshots(lambda: self._polling.statuses, self._forwarder.status, len(gateway.meters))
         self._configuration = configuration
 
@@ -73,9 +79,11 @@ class AgentService:
                 learn = group.create_task(self._learner.run(self._polling.lines), name="learner")
                 measure = group.create_task(self._book.run(), name="line book")
                 report = group.create_task(self._report_for_ever(), name="report")
+                trust = group.create_task(self._trust.run(self._polling), name="trust")
                 await stop.wait()
                 report.cancel()
                 measure.cancel()
+                trust.cancel()
                 learn.cancel()  # with its request on a line
                 await control.close()  # before the lines: nobody asks on a line that is being closed
                 await self._finish(poll, flush, forward)
@@ -89,6 +97,7 @@ class AgentService:
         for task in (poll, flush):
             task.cancel()
         await asyncio.wait([poll, flush])
+        await self._trust.end()
         await self._flush()
         self._forwarder.drain()
         await asyncio.wait([forward], timeout=DRAIN_S)
@@ -141,6 +150,9 @@ class AgentService:
                 errors=dict(line.errors),
                 meters=len(plan.meters),
                 silent=sorted(line.meters_bad),
+                late=dict(line.late),
+                overload=line.overload,
+                advice=line.advice,
             )
             for plan, line, report in zip(self._plan.lines, self._polling.statuses, snapshot.lines, strict=True)
         ]
