@@ -55,6 +55,17 @@ class Polling:
             for name, poller in self._pollers.items():
                 group.create_task(poller.run(), name=f"line {name}")
 
+    def drop(self, line: str) -> None:
+        """Takes a line out, by its id; its scan under way is dropped. The last one ends run()."""
+        del self.lines[line]
+        poller = self._pollers.pop(line, None)
+        if poller is not None:
+            poller.stop()
+        elif self._engine:
+            self._engine.drop(line)
+        if not self.lines:
+            self.stop()
+
     def stop(self) -> None:
         """Lets the scans in flight come to their end; run() returns then."""
         if self._engine:
@@ -66,7 +77,8 @@ class Polling:
 def _native_kinds() -> frozenset[str]:
     """The kinds of lines that the engine takes; none where it is not compiled."""
     try:
-        from parkfleet.agent.engine import KINDS
+        import parkfleet.native.engine  # noqa: F401 - whether it is there
+        from parkfleet.agent.engine_spec import KINDS
     except ImportError:
         log.warning("the native engine is not compiled: polling in Python, slower")
         return frozenset()
