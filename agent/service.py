@@ -73,9 +73,14 @@ class AgentService:
         self._learner = Learner(self._plan, configuration, store)
         self._packed_schema = self._plan.schema.pack()
         self._batcher = Batcher()
-        self._buffer = Buffer(configuration.path(gateway.buffer.path), gateway.buffer)
         topics = GatewayTopics(gateway.park, gateway.gateway)
         self._trust = Trust(configuration, self._plan, self._batcher.add)
+        emit = self._trust.events.emit
+        self._buffer = Buffer(
+            configuration.path(gateway.buffer.path),
+            gateway.buffer,
+            lambda kind, text, data: emit(kind, text, None, data),
+        )
         self._forwarder = Forwarder(
             self._buffer, gateway.broker, topics, configuration.folder, __version__, self._trust.events
         )
