@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := $(wildcard native/*.pyx native/*.pxd native/*.py proto/*.proto) setup.py pyproject.toml
 
-.PHONY: help demo test check build bench-plan bench-engine fuzz clean
+.PHONY: help demo test check build bench-plan bench-engine bench-writes fault-agent fuzz clean
 
 help:
 	@echo "make demo    the whole way on this machine: simulated meters to a consumer   ARGS=\"--duration 30s --outage 8s\""
@@ -13,6 +13,8 @@ help:
 	@echo "make check   ruff, mypy --strict, import rules"
 	@echo "make bench-plan   wire time of the read plan beside Telegraf's optimisations"
 	@echo "make bench-engine the line engine beside libmodbus, pymodbus, minimalmodbus (8 min; apt install libmodbus-dev)"
+	@echo "make bench-writes what a day of readings writes to an SD card (3 min)"
+	@echo "make fault-agent  kill -9, lost brokers, partitions, full disks, damaged files: the account must come out (13 min)"
 	@echo "make fuzz    native parsers under libFuzzer with sanitizers, a million executions each (20 min; apt install clang)"
 	@echo "make build   wheel and sdist in dist/"
 	@echo "make clean   remove everything that was built"
@@ -50,6 +52,12 @@ bench-plan: $(READY)
 bench-engine: $(READY)
 	@$(BIN)/python -c 'import minimalmodbus' 2>/dev/null || $(BIN)/python -m pip install --quiet minimalmodbus
 	$(BIN)/python -m tests.benchmarks.bench_engine
+
+bench-writes: $(READY)
+	$(BIN)/python -m tests.benchmarks.bench_writes
+
+fault-agent: $(READY)
+	$(BIN)/python -m tests.faults.fault_agent
 
 fuzz: $(READY)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet atheris

@@ -36,6 +36,9 @@ class LineStatus:
     requests: int = 0
     scans: int = 0
     missed: int = 0  # slots that passed before the meter's turn came
+    late: dict[str, int] = field(default_factory=dict)  # of them, by meter id; those without are left out
+    overload: str = ""  # a sentence, while the line cannot keep up
+    advice: str = ""  # what would make it faster, in a sentence
     errors: Counter[str] = field(default_factory=Counter)  # by cause
     busy_s: float = 0.0  # time spent in transactions
     meters_bad: set[str] = field(default_factory=set)

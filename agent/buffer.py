@@ -5,6 +5,7 @@ batches may be published, and a number published without being on the disk must 
 """
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 import time
@@ -14,10 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
+from parkfleet.agent.joining import split
+from parkfleet.agent.room import Room
 from parkfleet.agent.store import (
+    SCHEMA_VERSION,
     ForeignStoreError,
     Holdings,
     NewBatch,
+    NewerStoreError,
+    Rewrite,
     Span,
     Store,
     StoredBatch,
@@ -36,6 +42,8 @@ T = TypeVar("T")
 MEMORY_BYTES: Final = 32 * 1024 * 1024
 #: A search through the whole buffer looks at so many rows before it lets an append pass.
 ROWS_AT_ONCE: Final = 1000
+#: Batches are joined when nobody has looked for some to send in so long: an outage, and not its first moment. Seconds.
+JOIN_QUIET_S: Final = 30.0
 #: Seconds between tries to use the disk again.
 RETRY_DISK_S: Final = 30.0
 
@@ -49,7 +57,10 @@ class Buffer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="buffer")
         self._disk: Store | None = None
         self._memory: Store | None = None
+        self._left_behind: list[Store] = []
+        self._room: Room | None = None
         self._retry_at = 0.0
+        self._read_at = time.monotonic()  # when somebody last looked for batches to send
         self._arrived = asyncio.Event()
         self.trouble = ""  # why the disk is not used; empty when it is
 
@@ -64,7 +75,8 @@ class Buffer:
 
     async def waiting(self, span: Callable[[int], Span], limit: int) -> list[StoredBatch]:
         """The oldest batches not acknowledged, of each epoch those in its span."""
-        return await self._run(lambda: self._waiting(span, limit))
+        self._read_at = time.monotonic()
+        return await self._look(lambda: self._waiting(span, limit), [])
 
     async def split(self, batch: StoredBatch) -> bool:
         """Puts two batches in the place of one that is too large for the broker; False when it cannot be split."""
@@ -72,11 +84,11 @@ class Buffer:
 
     async def kept(self, epoch: int, first: int, last: int, limit: int) -> list[StoredBatch]:
         """Acknowledged batches that cover a seq from first to last, oldest first."""
-        return await self._run(lambda: self._kept(epoch, first, last, limit))
+        return await self._look(lambda: self._kept(epoch, first, last, limit), [])
 
     async def holdings(self, epoch: int, ranges: list[tuple[int, int]]) -> Holdings:
         """What is there of a request by seq. Of an epoch that is not ours all is gone, unless the disk is away."""
-        return await self._run(lambda: self._holdings(epoch, ranges))
+        return await self._look(lambda: self._holdings(epoch, ranges), Holdings([], []))
 
     async def kept_between(self, since: int, until: int) -> dict[int, list[tuple[int, int]]]:
         """Of each epoch the acknowledged batches with readings from since to until, ms UTC, as first and last seq."""
@@ -84,7 +96,9 @@ class Buffer:
         for epoch in await self.last_seqs():
             after = 0
             while True:  # in steps: batches are appended in between
-                kept, after = await self._run(partial(self._kept_between, epoch, since, until, after))
+                step = partial(self._kept_between, epoch, since, until, after)
+                nothing: tuple[list[tuple[int, int]], int] = ([], 0)
+                kept, after = await self._look(step, nothing)
                 found.setdefault(epoch, []).extend(kept)
                 if not after:
                     break
@@ -92,7 +106,7 @@ class Buffer:
 
     async def last_seqs(self) -> dict[int, int]:
         """Of each epoch in use the highest seq ever given."""
-        return await self._run(lambda: {store.epoch: store.last_seq() for store in self._stores()})
+        return await self._look(lambda: {store.epoch: store.last_seq() for store in self._stores()}, {})
 
     async def wait_for_batch(self) -> None:
         """Returns when a batch was appended since the last call."""
@@ -102,11 +116,11 @@ class Buffer:
     async def acknowledge(self, batches: Iterable[StoredBatch]) -> None:
         """Takes the broker's acknowledgements; they are written with the next batch."""
         taken = list(batches)
-        await self._run(lambda: self._acknowledge(taken))
+        await self._look(lambda: self._acknowledge(taken), None)
 
     async def schema(self, schema_id: int) -> bytes:
         """The packed schema of a stored batch; empty when unknown."""
-        return await self._run(lambda: next(filter(None, (s.schema(schema_id) for s in self._stores())), b""))
+        return await self._look(lambda: next(filter(None, (s.schema(schema_id) for s in self._stores())), b""), b"")
 
     async def vacuum(self) -> tuple[int, int]:
         """Gives free room of the file back to the disk; bytes before and after. Raises ValueError when it cannot.
@@ -117,7 +131,7 @@ class Buffer:
 
     async def stats(self) -> StoreStats:
         """Counts of disk and memory together; epoch and last_seq of the one in use."""
-        return await self._run(self._stats)
+        return await self._look(self._stats, StoreStats())
 
     async def close(self) -> None:
         """Writes what is left to write and ends the thread."""
@@ -133,19 +147,34 @@ class Buffer:
             await asyncio.wait([future])
             raise
 
-    def _stores(self) -> Iterable[Store]:
-        return [store for store in (self._disk, self._memory) if store is not None]
+    async def _look(self, function: Callable[[], T], otherwise: T) -> T:
+        """Runs what reads; where the disk fails or the file is damaged there is nothing to be read, and it is told."""
+
+        def guarded() -> T:
+            try:
+                return function()
+            except sqlite3.OperationalError as error:
+                log.error("buffer: cannot read %s: %s", self._path, error)
+            except sqlite3.DatabaseError as error:
+                self._damaged(error)
+            return otherwise
+
+        return await self._run(guarded)
+
+    def _stores(self) -> list[Store]:
+        return [store for store in (*self._left_behind, self._disk, self._memory) if store is not None]
 
     def _open_disk(self) -> None:
         self._retry_at = time.monotonic() + RETRY_DISK_S
-        config = self._config
         try:
             try:
-                self._disk = Store.open(self._path, config.retain, config.max_bytes)
-            except ForeignStoreError as error:
-                aside = self._move_aside()
-                log.error("buffer: %s; moved to %s, starting a new one", error, aside)
-                self._disk = Store.open(self._path, config.retain, config.max_bytes)
+                self._disk = self._open_store(self._path)
+                self._open_left_behind()
+            except NewerStoreError as error:
+                beside = self._path.with_name(f"{self._path.name}.v{SCHEMA_VERSION}")
+                log.error("buffer: %s; it is left as it is, %s is used instead", error, beside)
+                self._disk = self._open_store(beside)
+            self._room = Room(self._disk, self._config.keep)
         except (StoreError, OSError) as error:
             self._use_memory(str(error))
             return
@@ -153,12 +182,36 @@ class Buffer:
             log.info("buffer: %s is used again", self._path)
         self.trouble = ""
 
-    def _move_aside(self) -> Path:
-        """Renames the database with its log; never deletes what may hold readings."""
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        target = self._path.with_name(f"{self._path.name}.aside-{stamp}")
+    def _open_store(self, path: Path) -> Store:
+        """Raises StoreError, OSError; a damaged or foreign file is moved aside, and a new one begun."""
+        config = self._config
+        try:
+            return Store.open(path, config.retain, config.max_bytes, config.min_free)
+        except ForeignStoreError as error:
+            aside = self._move_aside(path)
+            log.error("buffer: %s; moved to %s, starting a new one", error, aside)
+            return Store.open(path, config.retain, config.max_bytes, config.min_free)
+
+    def _open_left_behind(self) -> None:
+        """What older agents wrote beside this file, while it was too new for them, is sent too."""
+        if self._left_behind:
+            return
+        for version in range(1, SCHEMA_VERSION):
+            path = self._path.with_name(f"{self._path.name}.v{version}")
+            if path.exists():
+                log.info("buffer: %s is sent too: an older agent wrote it", path)
+                try:
+                    self._left_behind.append(Store.open(path, self._config.retain, self._config.max_bytes))
+                except StoreError as error:
+                    log.error("buffer: %s", error)
+
+    def _move_aside(self, path: Path) -> Path:
+        """Renames the database with its log; never deletes what may hold readings, nor what was moved before."""
+        stamp, number = time.strftime("%Y%m%dT%H%M%S", time.gmtime()), 1
+        while (target := path.with_name(f"{path.name}.aside-{stamp}-{number}")).exists():
+            number += 1
         for suffix in ("", "-wal", "-shm"):
-            part = self._path.with_name(self._path.name + suffix)
+            part = path.with_name(path.name + suffix)
             if part.exists():
                 part.rename(target.with_name(target.name + suffix))
         return target
@@ -168,19 +221,65 @@ class Buffer:
             self._open_disk()
         if self._disk is not None:
             try:
-                self._disk.append(batch)
+                self._disk.append(batch, self._rewrite())
+                self._tell_dropped(self._disk)
                 self.trouble = ""
-                return
+                return None
             except sqlite3.Error as error:
-                self._use_memory(f"cannot write {self._path}: {error}")
-                if not isinstance(error, sqlite3.OperationalError):  # damaged: the next try opens it anew
-                    self._disk = None
+                if isinstance(error, sqlite3.OperationalError):
+                    self._use_memory(f"cannot write {self._path}: {error}")
+                else:
+                    self._damaged(error)
+                    return self._append_again(batch)
         assert self._memory is not None
         self._memory.append(batch)
+        self._tell_dropped(self._memory)
+        return None
+
+    def _append_again(self, batch: NewBatch) -> None:
+        """Into what has taken the place of a damaged file."""
+        store = self._disk or self._memory
+        assert store is not None
+        store.append(batch)
+
+    def _rewrite(self) -> Rewrite | None:
+        """What may be done for more room with the next append. What cannot be decoded is left as it is, and told."""
+        if self._room is None:
+            return None
+        try:
+            return self._room.next(quiet=time.monotonic() - self._read_at > JOIN_QUIET_S)
+        except PayloadError as error:
+            log.error("buffer: a batch is damaged, none is joined or thinned any more: %s", error)
+            self._room = None
+            return None
+
+    def _tell_dropped(self, store: Store) -> None:
+        dropped, store.dropped = store.dropped, []
+        if dropped:
+            first, last = dropped[0], dropped[-1]
+            log.error(
+                "buffer: no room: batches %d to %d of epoch %d are dropped, with %d readings",
+                *(first.seq, last.seq + last.count - 1, store.epoch, sum(row.readings for row in dropped)),
+            )
+
+    def _damaged(self, error: sqlite3.Error) -> None:
+        """The database is of no use any more: closed, moved aside, and a new one is begun, with a new epoch."""
+        if self._disk is None:
+            return None
+        with contextlib.suppress(sqlite3.Error):
+            self._disk.close()
+        self._disk = self._room = None
+        try:
+            log.error("buffer: %s is damaged: %s; moved to %s", self._path, error, self._move_aside(self._path))
+        except OSError as reason:
+            return self._use_memory(f"{self._path} is damaged, and cannot be moved aside: {reason.strerror}")
+        return self._open_disk()
 
     def _acknowledge(self, batches: list[StoredBatch]) -> None:
         for store in self._stores():
             store.acknowledge((batch.seq, batch.count) for batch in batches if batch.epoch == store.epoch)
+            if store in self._left_behind:  # it gets no appends that would write it
+                store.flush()
 
     def _use_memory(self, reason: str) -> None:
         if self._memory is None:
@@ -213,8 +312,6 @@ class Buffer:
 
     def _split(self, batch: StoredBatch) -> bool:
         """Raises nothing: what cannot be decoded or written stays as it is."""
-        from parkfleet.agent.joining import split  # the codec: not before it is needed
-
         store = next((store for store in self._stores() if store.epoch == batch.epoch), None)
         if store is None:
             return False
@@ -223,14 +320,16 @@ class Buffer:
             if halves is None:
                 return False
             one, two = halves
-            return store.rewrite([batch], [(batch.seq, one), (batch.seq + one.count if batch.count > 1 else None, two)])
+            second = batch.seq + one.count if batch.count > 1 else None
+            pieces = [(batch.seq, one), (second, two)]
+            return store.rewrite(Rewrite([batch], pieces, batch.schema_id, level=batch.level))
         except (PayloadError, sqlite3.Error) as error:
             log.error("buffer: cannot split batch %d: %s", batch.seq, error)
             return False
 
     def _stats(self) -> StoreStats:
         parts = [store.stats() for store in self._stores()]
-        current = parts[0] if self._disk is not None else parts[-1]
+        current = (self._disk or self._stores()[-1]).stats()
         return StoreStats(
             epoch=current.epoch,
             last_seq=current.last_seq,
@@ -242,6 +341,9 @@ class Buffer:
             kept_bytes=sum(part.kept_bytes for part in parts),
             dropped_batches=sum(part.dropped_batches for part in parts),
             dropped_readings=sum(part.dropped_readings for part in parts),
+            thinned_readings=sum(part.thinned_readings for part in parts),
+            used=current.used,
+            limit=current.limit,
         )
 
     def _vacuum(self) -> tuple[int, int]:

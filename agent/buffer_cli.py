@@ -13,12 +13,18 @@ from parkfleet.agent.installer_cli import DEFAULT, AsJson, Config, failed, run_c
 if TYPE_CHECKING:
     from parkfleet.agent.inspection import Inspection
 
+_EXAMPLE_BUFFER = """Examples:
+
+    parkfleet agent buffer stats
+
+    parkfleet agent buffer export --csv readings.csv --from 24h"""
+
 app = typer.Typer(add_completion=False)
 buffer = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     help="Look into the buffer, also while the agent runs.",
-    epilog="Example:\n\n    parkfleet agent buffer stats",
+    epilog=_EXAMPLE_BUFFER,
 )
 app.add_typer(buffer, name="buffer")
 
@@ -87,7 +93,9 @@ def stats(config: Config = DEFAULT, as_json: AsJson = False) -> None:
     typer.echo(f"waiting  {found.batches} batches, {found.readings} readings, {found.bytes} bytes")
     typer.echo(f"         the oldest reading is of {iso(found.oldest_ts) if found.batches else '-'}")
     typer.echo(f"kept     {found.kept_batches} batches, {found.kept_bytes} bytes, acknowledged, for replay")
+    typer.echo(f"thinned  {found.thinned_readings} readings, for want of room")
     typer.echo(f"dropped  {found.dropped_batches} batches, {found.dropped_readings} readings, for want of room")
+    typer.echo(f"in use   {found.used} of {found.limit} bytes")
     typer.echo(f"epoch    {found.epoch}, the last batch was {found.last_seq}")
 
 
@@ -228,11 +236,12 @@ def _inspection(config: Path) -> "Iterator[Inspection]":
     from parkfleet.agent.store import StoreError
 
     configuration = usable_configuration(config)
-    path = configuration.path(configuration.gateway.buffer.path)
+    settings = configuration.gateway.buffer
+    path = configuration.path(settings.path)
     try:
         if not path.exists():
             raise StoreError(f"there is no buffer {path}: has the agent run with this configuration?")
-        inspection = Inspection(path)
+        inspection = Inspection(path, settings.max_bytes, settings.min_free)
     except StoreError as error:
         raise failed(str(error), 1) from None
     try:

@@ -30,7 +30,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for scripts and editors.")] = False,
 ) -> None:
     """Check a configuration and the profiles it names, without touching a line or a broker."""
-    from parkfleet.agent.configuration import load_configuration
+    from parkfleet.agent.configuration import load_configuration, remarks
     from parkfleet.agent.plan import make_plan
     from parkfleet.protocols.document import DocumentError
 
@@ -49,12 +49,15 @@ def check(
     lines = {line.config.id: round(line.load, 4) for line in plan.lines}
     gateway = configuration.gateway
     if as_json:
-        typer.echo(json.dumps({"ok": True, "problems": [], "meters": len(gateway.meters), "line_load": lines}))
+        facts = {"meters": len(gateway.meters), "line_load": lines, "remarks": list(remarks(configuration))}
+        typer.echo(json.dumps({"ok": True, "problems": [], **facts}, ensure_ascii=False))
         return
     typer.echo(f"{config}: good. Park {gateway.park}, gateway {gateway.gateway}, {len(gateway.meters)} meters")
     for line in plan.lines:
         late = " - more than there is: raise intervals or split the line" if line.load > 1 else ""
         typer.echo(f"  line {line.config.id}: {len(line.meters)} meters need {line.load:.1%} of its time{late}")
+    for remark in remarks(configuration):
+        typer.echo(f"  {remark}")
 
 
 _EXAMPLE_PLAN = """Example:
@@ -76,17 +79,21 @@ def plan(
     from parkfleet.agent.configuration import load_configuration
     from parkfleet.agent.forecast import forecast
     from parkfleet.agent.plan import make_plan
+    from parkfleet.agent.usb_serial import advice
     from parkfleet.protocols.document import DocumentError
 
     try:
-        lines = [forecast(line) for line in make_plan(load_configuration(config)).lines]
+        plans = make_plan(load_configuration(config)).lines
+        lines = [forecast(line) for line in plans]
     except DocumentError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
     if as_json:
         typer.echo(json.dumps([asdict(line) for line in lines]))
-    for line in lines if not as_json else ():
+    for line, wired in zip(lines, plans, strict=True) if not as_json else ():
         typer.echo(f"line {line.id}: load {line.load:.1%}, shortest cycle {line.cycle_s:.3f} s")
+        if told := advice(wired.address.device):
+            typer.echo(f"  {told}")
         for meter in line.meters:
             late = f"  LATE: {meter.late:.0%} of its slots would pass" if meter.late else ""
             typer.echo(

@@ -1,5 +1,6 @@
 """Configuration: gateway.yaml and the profiles it names, read and cross-checked as one."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,3 +37,21 @@ def check_configuration(document: Document, folder: Path) -> Configuration:
     if checked.problems:
         raise DocumentError(checked.problems)
     return Configuration(document.convert(GatewayConfig), checked.profiles, folder, document.sha256)
+
+
+def remarks(configuration: Configuration) -> Iterator[str]:
+    """What is worth knowing of a configuration without a mistake: on which side of its transformers a meter stands."""
+    for meter in configuration.gateway.meters:
+        profile = configuration.profiles[meter.profile]
+        if profile.primary:
+            yield f"meter {meter.id}: {profile.profile} applies its transformers' ratios by itself, as set in the meter"
+            continue
+        known = profile.ratio_from
+        missing = sorted(
+            name
+            for name in profile.ratios
+            if getattr(meter, name) is None and not (known and getattr(known, name) is not None)
+        )
+        if missing:
+            keys = " and ".join(missing)
+            yield f"meter {meter.id}: direct connection is assumed; behind transformers give {keys} (ct: 200/5)"

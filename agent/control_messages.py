@@ -86,6 +86,9 @@ class LineState(msgspec.Struct, frozen=True):
     errors: dict[str, int]
     meters: int
     silent: list[str]  # ids of the meters that do not answer
+    late: dict[str, int] = {}  # slots missed, by meter
+    overload: str = ""  # a sentence, while the line cannot keep up
+    advice: str = ""  # what would make it faster
 
 
 class Status(msgspec.Struct, tag_field="answer", tag="status", frozen=True):

@@ -20,7 +20,7 @@ from parkfleet.agent.pace import BacklogPace, refusal_pause
 from parkfleet.agent.replay import Replay
 from parkfleet.agent.store import Span, StoredBatch
 from parkfleet.protocols.mqtt import BrokerError, MqttConnection, PublishRefusedError
-from parkfleet.protocols.payload.envelope import REPLAYED, Envelope
+from parkfleet.protocols.payload.envelope import REPLAYED, THINNED, Envelope
 from parkfleet.protocols.payload.request import REPLAY_EVENT
 from parkfleet.protocols.payload.topics import BATCH_CONTENT_TYPE, SCHEMA_CONTENT_TYPE, Event, GatewayTopics
 
@@ -230,6 +230,7 @@ class Delivery:
         return True
 
     def _send(self, lane: _Lane, batch: StoredBatch, flags: int = 0) -> None:
+        flags |= THINNED if batch.level else 0
         envelope = Envelope(
             batch.codec, batch.schema_id, batch.epoch, batch.seq, batch.count, flags, batch.body, batch.parts
         )

@@ -20,6 +20,8 @@ from parkfleet.agent.activity import LineStatus, MeterActivity, OnFailure, OnSca
 from parkfleet.agent.plan import LinePlan, MeterPlan
 from parkfleet.agent.poller import REOPEN_S
 from parkfleet.agent.transport import LineDownError, open_port
+from parkfleet.agent.usb_serial import advise
+from parkfleet.agent.zone import UTC, Zone
 from parkfleet.native.engine import Engine
 from parkfleet.native.spec import (
     ORDERS,
@@ -50,6 +52,8 @@ LEAST_TIMEOUT_NS: Final = {SERIAL: 20_000_000, TCP: 300_000_000, RTU_TCP: 300_00
 UNREACHED: Final = frozenset({EXCEPTION | 10, EXCEPTION | 11})
 #: How long scans under way may take to end after stop(). Seconds.
 STOP_S: Final = 1.5
+#: A change of the local clock is told to the engine so long before it. Seconds.
+ZONE_AHEAD_S: Final = 5.0
 #: How long a guest waits for the scans under way to end. Seconds.
 LEND_S: Final = 10.0
 
@@ -89,6 +93,7 @@ def meter_spec(plan: MeterPlan, tag: int) -> MeterSpec:
         round(plan.config.interval * NS),
         len(plan.points),
         requests,
+        offset_ns=round(plan.offset_s * NS),
         gap_ns=round(plan.gap_s * NS),
     )
 
@@ -198,11 +203,14 @@ class _Line:
 class LineEngine:
     """All lines of a plan on one native thread. A second run() is an error: make a new one."""
 
-    def __init__(self, lines: Sequence[LinePlan], on_scan: OnScan, on_failure: OnFailure | None = None) -> None:
+    def __init__(
+        self, lines: Sequence[LinePlan], on_scan: OnScan, on_failure: OnFailure | None = None, zone: Zone = UTC
+    ) -> None:
         """lines: of the kinds in KINDS; others go another way."""
         self._plans = tuple(lines)
         self._on_scan = on_scan
         self._on_failure = on_failure
+        self._zone, self._ahead = zone, 0.0
         self._engine = Engine(lines=max(1, len(self._plans)))
         self._meters: dict[str, _Meter] = {}  # by id
         self._tags: dict[int, tuple[_Meter, MeterPlan]] = {}  # of the records that may come
@@ -220,6 +228,7 @@ class LineEngine:
         thread = threading.Thread(target=self._engine.run, name="line engine")
         reopening = None
         try:
+            self._follow_zone()
             await self._add_lines()
             self._added.set()
             loop.add_reader(self._engine.results_fd, self._take)
@@ -328,6 +337,13 @@ class LineEngine:
                 self._refresh()
         self._take()
 
+    def _follow_zone(self) -> None:
+        """Slots lie on the local clock: a change of it is told ahead, so that the slot at the change is a new one."""
+        ahead = self._zone.offset(time.time() + ZONE_AHEAD_S)
+        if ahead != self._ahead:
+            self._ahead = ahead
+            self._engine.set_zone(round(ahead * NS))
+
     def _end(self, thread: threading.Thread) -> None:
         """Ends the thread if it still runs (cancelled), and gives everything back."""
         if thread.is_alive():
@@ -386,10 +402,12 @@ class LineEngine:
         line.pause = REOPEN_S[0]
         line.reopen_at = 0.0
         line.keep(fd)
+        advise(line.status, line.plan.address)
         self._engine.line_opened(line.index, fd)
 
     async def _reopen_for_ever(self) -> None:
         while True:
+            self._follow_zone()
             now = time.monotonic()
             due = [line for line in self._lines if line.reopen_at and line.reopen_at <= now]
             for line in due:
@@ -426,6 +444,9 @@ class LineEngine:
         for line in self._lines:
             counters = self._engine.line_counters(line.index)
             status = line.status
+            if counters.missed != status.missed:
+                missed = zip(line.plan.meters, self._engine.missed(line.index), strict=True)
+                status.late = {meter.config.id: count for meter, count in missed if count}
             status.requests, status.scans, status.missed = counters.requests, counters.scans, counters.missed
             status.busy_s = counters.busy_ns / NS
             self._judge(line, counters)

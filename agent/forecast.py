@@ -43,7 +43,8 @@ def forecast(line: LinePlan) -> LineForecast:
     """Plays the line's schedule (earliest deadline first) through one round of all intervals."""
     scans = [line.scan_seconds(meter) for meter in line.meters]
     intervals = [float(meter.config.interval) for meter in line.meters]
-    late = _late([scan / line.config.lanes for scan in scans], intervals)
+    offsets = [meter.offset_s for meter in line.meters]
+    late = _late([scan / line.config.lanes for scan in scans], intervals, offsets)
     meters = tuple(
         MeterForecast(
             id=meter.config.id,
@@ -59,9 +60,10 @@ def forecast(line: LinePlan) -> LineForecast:
     return LineForecast(line.config.id, line.load, sum(scans) / line.config.lanes, meters)
 
 
-def _late(scans: list[float], intervals: list[float]) -> list[float]:
+def _late(scans: list[float], intervals: list[float], offsets: list[float]) -> list[float]:
     """For each meter the share of its slots that pass before its turn comes."""
-    slots = [(0.0, index) for index in range(len(scans))]
+    slots = [(offset, index) for index, offset in enumerate(offsets)]
+    heapq.heapify(slots)
     end = max(intervals, default=0.0) * 4
     now, missed, total = 0.0, [0] * len(scans), [0] * len(scans)
     for _ in range(MAX_SCANS):

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from parkfleet.agent.buffer import Buffer
 from parkfleet.agent.delivery import Delivery, ForwarderStatus, Learned
+from parkfleet.agent.events import Events
 from parkfleet.agent.pace import Verdict, dial_timeout, reconnect_pause, refusal_pause, verdict
 from parkfleet.agent.replay import Replay
 from parkfleet.protocols.config import BrokerConfig
@@ -40,8 +41,17 @@ TELL_AGAIN_S: Final = 600.0
 class Forwarder:
     """One gateway's way to one broker."""
 
-    def __init__(self, buffer: Buffer, broker: BrokerConfig, topics: GatewayTopics, folder: Path, version: str) -> None:
+    def __init__(
+        self,
+        buffer: Buffer,
+        broker: BrokerConfig,
+        topics: GatewayTopics,
+        folder: Path,
+        version: str,
+        events: Events | None = None,
+    ) -> None:
         self._buffer = buffer
+        self._events = events
         self._broker = broker
         self._topics = topics
         self._folder = folder
@@ -132,12 +142,23 @@ class Forwarder:
             delivery = Delivery(
                 self._buffer, connection, self._topics, self.status, self._learned, self._replay, timeout, self._tell
             )
-            await delivery.run(self._draining)
+            telling = asyncio.create_task(self._tell_events(connection), name="events")
+            try:
+                await delivery.run(self._draining)
+            finally:
+                telling.cancel()
+                await asyncio.wait([telling])
             if self._draining.is_set():
                 await connection.publish(self._topics.status, self._status("offline"), retain=True)
                 await connection.close()
         finally:
             await connection.close(tell_will=True)  # given up, or stopped in the middle
+
+    async def _tell_events(self, connection: MqttConnection) -> None:
+        """Sends events for as long as the connection stands; whose end is the delivery's to notice."""
+        if self._events is not None:
+            with contextlib.suppress(BrokerError):
+                await self._events.deliver(connection, self._topics.event)
 
     def _hear(self, topic: str, payload: bytes, _retained: bool) -> None:
         if topic == self._topics.request:

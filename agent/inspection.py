@@ -49,8 +49,11 @@ class Verified:
 class Inspection:
     """An open look at one buffer file."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises StoreError when it is no buffer of ours, or of another version."""
+    def __init__(self, path: Path, max_bytes: int, min_free: int) -> None:
+        """max_bytes, min_free: the agent's limits, for the counts.
+
+        Raises StoreError when it is no buffer of ours, or of another version.
+        """
         try:
             self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
             version = check_version(self._db, path)
@@ -58,7 +61,7 @@ class Inspection:
             raise StoreError(f"cannot read {path}: {error}") from None
         if version < SCHEMA_VERSION:
             raise StoreError(f"{path} is of an older version ({version}): the agent brings it forward when it starts")
-        self.store = Store(self._db, 0, 0)
+        self.store = Store(self._db, 0, max_bytes, min_free, path.parent)
         self._schemas: dict[int, Schema] = {}
 
     def close(self) -> None:

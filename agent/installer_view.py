@@ -15,7 +15,7 @@ from parkfleet.agent.control_messages import Status
 from parkfleet.agent.display import sentence
 from parkfleet.agent.findings import Finding, settings_of
 from parkfleet.agent.identify import Candidate
-from parkfleet.agent.reading import MeterReading, PointReading
+from parkfleet.agent.reading import DeliveredReading, MeterReading, PointReading
 
 _MIB = 1024 * 1024
 
@@ -58,10 +58,18 @@ def reading_table(reading: MeterReading) -> RenderableType:
     for point in reading.points:
         style = "" if point.quality == "good" else "yellow"
         table.add_row(point.point, value_text(point), point.unit, point.quality, raw_text(point), style=style)
-    return table
+    if not reading.delivered:
+        return table
+    delivered = Table(title="delivered", title_justify="left", box=None, pad_edge=False)
+    for name in ("point", "value", "unit", "quality", "made of"):
+        delivered.add_column(name, justify="right" if name == "value" else "left", overflow="fold")
+    for made in reading.delivered:
+        style = "" if made.quality == "good" else "yellow"
+        delivered.add_row(made.point, value_text(made), made.unit, made.quality, ", ".join(made.of), style=style)
+    return Group(table, delivered)
 
 
-def value_text(point: PointReading) -> str:
+def value_text(point: PointReading | DeliveredReading) -> str:
     """A value as people read it, "-" for none."""
     if point.value is None:
         return "-"
@@ -122,9 +130,12 @@ def status_table(status: Status) -> RenderableType:
             str(line.missed),
             errors or "-",
             ", ".join(line.silent) or "-",
-            style="" if line.up and not line.silent else "yellow",
+            style="" if line.up and not line.silent and not line.overload else "yellow",
         )
-    return Group(facts, table)
+    overloaded = [line for line in status.lines if line.overload]
+    told = [Text(f"line {line.id} is overloaded: {line.overload}", style="yellow") for line in overloaded]
+    told += [Text(f"line {line.id}: {line.advice}") for line in status.lines if line.advice]
+    return Group(facts, table, *told)
 
 
 def _seen(candidate: Candidate) -> str:

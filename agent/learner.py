@@ -40,7 +40,7 @@ LEAST_ANSWERS: Final = 15
 
 
 class Prober(Protocol):
-    """A line as the learner uses it: LinePoller or EngineLine."""
+    """A line as the learner and the line book use it: LinePoller or EngineLine."""
 
     async def burst(self, requests: Sequence[tuple[float, Request[object]]]) -> list[int]:
         """Requests one behind the other, each after a pause; their quality codes. Raises LineDownError."""

@@ -1,30 +1,54 @@
 """Line book: all that the running agent can tell of its lines and meters, and what may be forgotten of them."""
 
 import asyncio
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+from parkfleet.agent.activity import LineStatus
 from parkfleet.agent.learner import Learner, Prober
 from parkfleet.agent.line_messages import LineFacts, line_facts
+from parkfleet.agent.overload import Overload
 from parkfleet.agent.plan import Plan
 from parkfleet.agent.shares import SAMPLE_S, Shares
+
+log = logging.getLogger(__name__)
 
 
 class LineBook:
     """Of one agent's lines."""
 
-    def __init__(self, plan: Plan, learner: Learner, lines: Mapping[str, Prober]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        learner: Learner,
+        lines: Mapping[str, Prober],
+        statuses: Callable[[], Sequence[LineStatus]],
+    ) -> None:
+        """lines: by id. statuses: of the lines, up to date."""
         self._plans = {line.config.id: line for line in plan.lines}
         self._learner = learner
         self._lines = lines
+        self._statuses = statuses
+        self._overloads = {id: Overload() for id in self._plans}
         self._shares = {id: Shares([meter.config.id for meter in line.meters]) for id, line in self._plans.items()}
 
     async def run(self) -> None:
         """Measures until cancelled."""
         while True:
-            for id, line in self._lines.items():
-                self._shares[id].note(time.monotonic(), line.activities())
+            self.look(time.monotonic())
             await asyncio.sleep(SAMPLE_S)  # the samples' own distance
+
+    def look(self, now: float) -> None:
+        """Takes samples, and tells of lines that cannot keep up, once when it begins. now: monotonic seconds."""
+        for id, line in self._lines.items():
+            self._shares[id].note(now, line.activities())
+        for status in self._statuses():
+            before, status.overload = status.overload, self._overloads[status.id].look(now, status.late)
+            if status.overload and not before:
+                log.warning("line %s is overloaded: %s", status.id, status.overload)
+            elif before and not status.overload:
+                log.info("line %s keeps up again", status.id)
 
     def facts(self, line: str | None = None) -> list[LineFacts]:
         """Of one line, or all. Raises LookupError with a sentence."""

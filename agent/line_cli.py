@@ -14,7 +14,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     help="What was learned of lines and meters: show, export, forget.",
-    epilog="Example:\n\n    parkfleet agent line show",
+    epilog="Example:\n\n    parkfleet agent line show bus1",
 )
 
 _EXAMPLE_SHOW = """Example:

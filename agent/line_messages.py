@@ -50,7 +50,8 @@ def line_facts(
     meters = []
     for plan in plans:
         config, done = plan.config, activities.get(plan.config.id, MeterActivity())
-        share = Share(line.scan_seconds(plan) / config.interval, *measured.get(config.id, (None, None)))
+        of_line = [share / line.config.lanes for share in measured.get(config.id, ())]
+        share = Share(line.scan_seconds(plan) / config.interval / line.config.lanes, *of_line)
         meters.append(
             MeterFacts(
                 config.id,
@@ -67,5 +68,5 @@ def line_facts(
             )
         )
     both = zip(*measured.values(), strict=True) if measured else ()
-    sums = [min(1.0, sum(part)) for part in both]
+    sums = [min(1.0, sum(part) / line.config.lanes) for part in both]
     return LineFacts(line.config.id, line.config.url, Share(sum(own.share.planned for own in meters), *sums), meters)

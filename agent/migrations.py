@@ -18,25 +18,43 @@ buffer = Migrations("parkfleet-buffer")
 @buffer()
 def m1_batches(db: Database) -> None:
     """Facts about the file, schemas by id, and batches: one BLOB each."""
-    db.table("facts").create({"name": str, "value": str}, pk="name")
-    db.table("facts").insert({"name": "epoch", "value": str(new_epoch())})
-    db.table("schemas").create({"id": int, "packed": bytes}, pk="id")
     # AUTOINCREMENT, which sqlite-utils does not write: a seq must not come back when the newest rows are deleted.
-    db.execute(
+    _run(
+        db,
+        "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT)",
+        f"INSERT INTO facts (name, value) VALUES ('epoch', '{new_epoch()}')",
+        "CREATE TABLE schemas (id INTEGER PRIMARY KEY, packed BLOB)",
         "CREATE TABLE batches (seq INTEGER PRIMARY KEY AUTOINCREMENT,"
         " schema_id INTEGER NOT NULL REFERENCES schemas(id), codec INTEGER NOT NULL, body BLOB NOT NULL,"
-        " readings INTEGER NOT NULL, first_ts INTEGER NOT NULL, last_ts INTEGER NOT NULL, acked_ms INTEGER)"
+        " readings INTEGER NOT NULL, first_ts INTEGER NOT NULL, last_ts INTEGER NOT NULL, acked_ms INTEGER)",
     )
-    db.table("batches").create_index(["acked_ms", "seq"])
 
 
 @buffer()
 def m2_joined_batches(db: Database) -> None:
-    """A row may stand for several batches, seq to seq + count - 1; an acknowledgement is written in place."""
-    db.execute("ALTER TABLE batches ADD COLUMN count INTEGER NOT NULL DEFAULT 1")
-    db.execute("ALTER TABLE batches ADD COLUMN parts BLOB NOT NULL DEFAULT x''")
-    db.execute("ALTER TABLE batches ADD COLUMN thinned INTEGER NOT NULL DEFAULT 0")
-    db.execute("UPDATE batches SET acked_ms = ? WHERE acked_ms IS NULL", [WAITING])
+    """A row may stand for several batches, seq to seq + count - 1; what is looked at stands before the body."""
+    common = "schema_id, codec, readings, first_ts, last_ts"
+    _run(
+        db,
+        "ALTER TABLE batches RENAME TO batches_1",
+        "DROP INDEX IF EXISTS idx_batches_acked_ms_seq",
+        "CREATE TABLE batches (seq INTEGER PRIMARY KEY AUTOINCREMENT,"
+        " count INTEGER NOT NULL, acked_ms INTEGER NOT NULL,"
+        " schema_id INTEGER NOT NULL REFERENCES schemas(id), codec INTEGER NOT NULL, readings INTEGER NOT NULL,"
+        " first_ts INTEGER NOT NULL, last_ts INTEGER NOT NULL, thinned INTEGER NOT NULL, parts BLOB NOT NULL,"
+        " body BLOB NOT NULL)",
+        f"INSERT INTO batches SELECT seq, 1, coalesce(acked_ms, {WAITING}), {common}, 0, x'', body FROM batches_1",
+        "DELETE FROM sqlite_sequence WHERE name = 'batches'",
+        "UPDATE sqlite_sequence SET name = 'batches' WHERE name = 'batches_1'",
+        "DROP TABLE batches_1",
+        "CREATE INDEX batches_by_acknowledgement ON batches (acked_ms, seq)",
+    )
+
+
+def _run(db: Database, *statements: str) -> None:
+    """sqlite-utils has a transaction open, which notes the migration too: killed, it leaves the file as it was."""
+    for statement in statements:
+        db.execute(statement)
 
 
 def migrate(connection: sqlite3.Connection) -> None:

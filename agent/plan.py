@@ -1,10 +1,12 @@
 """Plan: a checked configuration turned into what is polled: lines, meters, requests, and the batch schema."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from parkfleet.agent.configuration import Configuration
+from parkfleet.agent.zone import UTC, Zone
 from parkfleet.protocols.config import LineAddress, LineConfig, MeterConfig, parse_line_url
 from parkfleet.protocols.derived import Derivation, Ratios, make_derivation, needed_points
 from parkfleet.protocols.learned import Learned
@@ -29,6 +31,7 @@ class MeterPlan:
     turnaround_s: float = TURNAROUND_S  # in the cost of each request, as far as is known
     never_write: tuple[Hole, ...] = ()  # registers that nobody may write
     learned: Learned = NOTHING
+    offset_s: float = 0.0  # its slots are so much behind the multiples of the interval
 
     @cached_property
     def refused(self) -> dict[int, int]:
@@ -65,6 +68,7 @@ class Plan:
     schema: Schema
     lines: tuple[LinePlan, ...]
     derivations: dict[int, Derivation] = field(default_factory=dict)  # by entry, of the meters that need one
+    zone: Zone = UTC  # on whose clock the slots lie
 
     def delivering(self, on_scan: Callable[[Scan], None]) -> Callable[[Scan], None]:
         """A taker of scans as they are read, that hands them on as they are delivered."""
@@ -102,11 +106,25 @@ def make_plan(configuration: Configuration, learned: Mapping[str, Learned] | Non
         meters[config.line].append(with_learned(plain, profile, addresses[config.line], known))
         entries.append(Entry(config.id, profile.profile, profile.medium, derivation.columns))
     lines = tuple(
-        LinePlan(line, addresses[line.id], WireCost.of(addresses[line.id]), tuple(meters[line.id]))
+        LinePlan(line, addresses[line.id], WireCost.of(addresses[line.id]), _phased(line, meters[line.id]))
         for line in gateway.lines
     )
     derivations = {meter.entry: meter.derivation for line in lines for meter in line.meters if meter.derivation}
-    return Plan(Schema(tuple(entries)), lines, derivations)
+    return Plan(Schema(tuple(entries)), lines, derivations, Zone(gateway.timezone))
+
+
+def _phased(line: LineConfig, meters: list[MeterPlan]) -> tuple[MeterPlan, ...]:
+    """The meters of a line; where it is to be spread, those of one interval evenly over it, in whole milliseconds."""
+    if not line.spread:
+        return tuple(meters)
+    counts = Counter(float(meter.config.interval) for meter in meters)
+    places: Counter[float] = Counter()
+    phased = []
+    for meter in meters:
+        interval = float(meter.config.interval)
+        phased.append(replace(meter, offset_s=int(1000 * interval * places[interval] / counts[interval]) / 1000))
+        places[interval] += 1
+    return tuple(phased)
 
 
 def with_learned(meter: MeterPlan, profile: Profile, line: LineAddress, learned: Learned) -> MeterPlan:

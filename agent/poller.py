@@ -20,6 +20,8 @@ from parkfleet.agent.burst import burst, outcome
 from parkfleet.agent.plan import LinePlan, MeterPlan
 from parkfleet.agent.transport import LineDownError, Transport, open_transport
 from parkfleet.agent.turns import Turns
+from parkfleet.agent.usb_serial import advise
+from parkfleet.agent.zone import UTC, Zone
 from parkfleet.protocols.modbus.pdu import (
     AnswerTimeoutError,
     ExceptionAnswerError,
@@ -55,6 +57,7 @@ class _MeterState:
     told: str = ""
     activity: MeterActivity = field(default_factory=MeterActivity)
     turnarounds: deque[float] = field(default_factory=lambda: deque(maxlen=15))  # seconds
+    zone: Zone = UTC
     failing: bool = False  # a request of its last scan failed
 
     def note(self, error: ModbusError | LineDownError | None, took: float, turnaround: float) -> None:
@@ -72,9 +75,8 @@ class _MeterState:
         )
 
     def next_slot(self, after: float) -> float:
-        """The first multiple of the interval behind a time (wall clock, seconds)."""
-        interval = float(self.plan.config.interval)
-        return (after // interval + 1) * interval
+        """The first of its slots behind a time (wall clock, seconds)."""
+        return self.zone.next_slot(after, float(self.plan.config.interval), self.plan.offset_s)
 
 
 class LinePoller:
@@ -86,6 +88,7 @@ class LinePoller:
         on_scan: OnScan,
         on_failure: OnFailure | None = None,
         clock: Callable[[], float] = time.time,
+        zone: Zone = UTC,
     ) -> None:
         self._plan = plan
         self._on_scan = on_scan
@@ -95,7 +98,7 @@ class LinePoller:
         self._reopen_at = 0.0  # monotonic
         self._reopen_pause = REOPEN_S[0]
         self._turns = Turns()
-        self._meters = [_MeterState(meter) for meter in plan.meters]
+        self._meters = [_MeterState(meter, zone=zone) for meter in plan.meters]
         self._stopping = asyncio.Event()
         self.status = LineStatus(plan.config.id)
 
@@ -189,8 +192,10 @@ class LinePoller:
         now = self._clock()
         following = meter.next_slot(max(slot, now))
         if slot <= now < slot + 1000 * meter.plan.config.interval:  # otherwise the clock was set: nothing was missed
-            missed = round((following - slot) / meter.plan.config.interval) - 1
+            missed = int((now - slot) // meter.plan.config.interval)
             self.status.missed += missed
+            if missed:
+                self.status.late[meter.plan.config.id] = meter.activity.missed + missed
             meter.activity = meter.activity._replace(missed=meter.activity.missed + missed)
         return following if following - now <= meter.plan.config.interval else meter.next_slot(now)
 
@@ -278,6 +283,7 @@ class LinePoller:
             raise
         self._reopen_pause = REOPEN_S[0]
         self._line_up()
+        advise(self.status, self._plan.address)
         return self._transport
 
     def _failed(self, meter: _MeterState, points: tuple[int, ...], quality: bytearray, cause: int, told: str) -> None:

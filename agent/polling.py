@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from parkfleet.agent.activity import LineStatus, OnFailure, OnScan
 from parkfleet.agent.plan import LinePlan
 from parkfleet.agent.poller import LinePoller
+from parkfleet.agent.zone import UTC, Zone
 
 if TYPE_CHECKING:
     from parkfleet.agent.engine import LineEngine
@@ -19,7 +20,9 @@ log = logging.getLogger(__name__)
 class Polling:
     """Runs until stop(); scans come through on_scan, in time order for each meter."""
 
-    def __init__(self, lines: Sequence[LinePlan], on_scan: OnScan, on_failure: OnFailure | None = None) -> None:
+    def __init__(
+        self, lines: Sequence[LinePlan], on_scan: OnScan, on_failure: OnFailure | None = None, zone: Zone = UTC
+    ) -> None:
         self._engine: LineEngine | None = None
         self._pollers: dict[str, LinePoller] = {}
         #: By id, in the plan's order: what may be asked of each line out of turn.
@@ -29,12 +32,13 @@ class Polling:
         if fast:
             from parkfleet.agent import engine, engine_line
 
-            self._engine = engine.LineEngine(fast, on_scan, on_failure)
+            self._engine = engine.LineEngine(fast, on_scan, on_failure, zone)
         for line in lines:
             if self._engine and line in fast:
                 self.lines[line.config.id] = engine_line.EngineLine(self._engine, line)
             else:
-                self.lines[line.config.id] = self._pollers[line.config.id] = LinePoller(line, on_scan, on_failure)
+                poller = LinePoller(line, on_scan, on_failure, zone=zone)
+                self.lines[line.config.id] = self._pollers[line.config.id] = poller
 
     @property
     def statuses(self) -> list[LineStatus]:

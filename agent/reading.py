@@ -1,14 +1,17 @@
 """Reading: every point of one meter as it is now, with the registers it was made of."""
 
 import time
-from collections.abc import Awaitable, Callable
+from array import array
+from collections.abc import Awaitable, Callable, Iterator
+from typing import NamedTuple
 
 import msgspec
 
 from parkfleet.agent.plan import MeterPlan
 from parkfleet.agent.transport import LineDownError
+from parkfleet.protocols.derived import Derivation
 from parkfleet.protocols.modbus.pdu import AnswerTimeoutError, ExceptionAnswerError, ModbusError, ReadRequest
-from parkfleet.protocols.payload.series import Value
+from parkfleet.protocols.payload.series import Scan, Value, has_value
 from parkfleet.protocols.profile import Point, Table
 from parkfleet.protocols.quality import EXCEPTION, Quality, quality_name
 from parkfleet.protocols.registers import column_of, decode
@@ -29,6 +32,26 @@ class PointReading(msgspec.Struct, frozen=True):
     registers: tuple[int, ...] = ()  # or bits; empty when nothing was read
 
 
+class Seen(NamedTuple):
+    """A point's reading, and what it was decoded to."""
+
+    reading: PointReading
+    slot: int
+    code: int  # quality
+    text: str | None
+    is_string: bool
+
+
+class DeliveredReading(msgspec.Struct, frozen=True):
+    """What is delivered of a meter whose points are not delivered as they were read."""
+
+    point: str
+    value: Value
+    unit: str
+    quality: str
+    of: tuple[str, ...]  # the points it is made of
+
+
 class MeterReading(msgspec.Struct, frozen=True):
     """One meter at one time."""
 
@@ -40,6 +63,7 @@ class MeterReading(msgspec.Struct, frozen=True):
     took_ms: float  # from the first request to the last answer
     points: tuple[PointReading, ...]
     told: str = ""  # what went wrong, if something did
+    delivered: tuple[DeliveredReading, ...] = ()  # empty: the points are delivered as they were read
 
     @property
     def answered(self) -> bool:
@@ -50,7 +74,7 @@ class MeterReading(msgspec.Struct, frozen=True):
 async def read_meter(plan: MeterPlan, ask: Ask) -> MeterReading:
     """Reads all the points of a meter. What fails is in the points' qualities; nothing is raised."""
     begun = time.monotonic()
-    found: dict[int, PointReading] = {}
+    found: dict[int, Seen] = {}
     told = ""
     for planned in plan.requests:
         try:
@@ -59,7 +83,7 @@ async def read_meter(plan: MeterPlan, ask: Ask) -> MeterReading:
             told, cause = str(error), _cause(error)
             found |= {index: _nothing(plan.points[index], cause) for index in planned.points}
             break  # the next request would only wait as long again
-    points = [found.get(index) or _nothing(point, Quality.SKIPPED) for index, point in enumerate(plan.points)]
+    seen = [found.get(index) or _nothing(point, Quality.SKIPPED) for index, point in enumerate(plan.points)]
     config = plan.config
     took = 1000 * (time.monotonic() - begun)
     return MeterReading(
@@ -69,21 +93,58 @@ async def read_meter(plan: MeterPlan, ask: Ask) -> MeterReading:
         config.profile,
         round(time.time() * 1000),
         round(took, 1),
-        tuple(points),
+        tuple(point.reading for point in seen),
         told,
+        tuple(_delivered(plan.derivation, seen)) if plan.derivation else (),
     )
+
+
+async def read_scan(plan: MeterPlan, ask: Ask) -> Scan | None:
+    """A scan of a meter as it is delivered, out of turn; None when not all of it could be read."""
+    found: dict[int, Seen] = {}
+    for planned in plan.requests:
+        try:
+            found |= await _read_together(plan.points, planned.points, planned.request, ask)
+        except (ModbusError, LineDownError):
+            return None
+    seen = [found[index] for index in sorted(found)]
+    if len(seen) < len(plan.points):
+        return None
+    texts = tuple(point.text for point in seen if point.is_string)
+    slots, quality = array("q", [point.slot for point in seen]), bytes(point.code for point in seen)
+    scan = Scan(plan.entry, round(time.time() * 1000), slots, quality, texts)
+    return plan.derivation.scan(scan) if plan.derivation else scan
+
+
+def _delivered(derivation: Derivation, seen: list[Seen]) -> Iterator[DeliveredReading]:
+    """What the points come to."""
+    texts = tuple(point.text for point in seen if point.is_string)
+    slots, quality = array("q", [point.slot for point in seen]), bytes(point.code for point in seen)
+    scan = derivation.scan(Scan(0, 0, slots, quality, texts))
+    strings = iter(scan.texts)
+    for step, slot, code in zip(derivation.steps, scan.slots, scan.quality, strict=True):
+        column = step.column
+        text = next(strings) if column.type == "string" else None
+        parts = step.needs if step.compute else (step.source,)
+        yield DeliveredReading(
+            column.point,
+            column.value(slot, text) if has_value(code) else None,
+            column.unit,
+            quality_name(code),
+            tuple(dict.fromkeys(seen[index].reading.point for index in parts)),
+        )
 
 
 async def _read_together(
     points: tuple[Point, ...], chosen: tuple[int, ...], request: ReadRequest, ask: Ask
-) -> dict[int, PointReading]:
+) -> dict[int, Seen]:
     """One request's points; each by itself when the meter refuses them together."""
     try:
         words = await ask(request)
     except ExceptionAnswerError as error:
         if len(chosen) == 1:
             return {chosen[0]: _nothing(points[chosen[0]], EXCEPTION | error.code)}
-        found: dict[int, PointReading] = {}
+        found: dict[int, Seen] = {}
         for index in chosen:
             point = points[index]
             alone = ReadRequest(request.unit, point.table, point.address, point.count)
@@ -92,15 +153,17 @@ async def _read_together(
     return {index: _said(points[index], words, request.address) for index in chosen}
 
 
-def _said(point: Point, words: list[int], address: int) -> PointReading:
+def _said(point: Point, words: list[int], address: int) -> Seen:
     own = words[point.address - address : point.end - address]
     slot, quality, text = decode(point, own)
     value = column_of(point).value(slot, text) if quality == Quality.GOOD else None
-    return PointReading(point.id, value, point.unit, quality_name(quality), point.table, point.address, tuple(own))
+    reading = PointReading(point.id, value, point.unit, quality_name(quality), point.table, point.address, tuple(own))
+    return Seen(reading, slot, quality, text, point.type == "string")
 
 
-def _nothing(point: Point, cause: int) -> PointReading:
-    return PointReading(point.id, None, point.unit, quality_name(cause), point.table, point.address)
+def _nothing(point: Point, cause: int) -> Seen:
+    reading = PointReading(point.id, None, point.unit, quality_name(cause), point.table, point.address)
+    return Seen(reading, 0, cause, None, point.type == "string")
 
 
 def _cause(error: ModbusError | LineDownError) -> int:

@@ -18,11 +18,12 @@ from parkfleet.agent.learned_store import STORE_NAME, LearnedStore
 from parkfleet.agent.learner import Learner, known_facts
 from parkfleet.agent.line_book import LineBook
 from parkfleet.agent.line_parts import LineParts
-from parkfleet.agent.plan import make_plan
+from parkfleet.agent.plan import Plan, make_plan
 from parkfleet.agent.snapshot import Snapshots
 from parkfleet.agent.status import AgentFacts, Desired, ReportedState, boot_id
 from parkfleet.agent.store import NewBatch
 from parkfleet.agent.trial import Observation
+from parkfleet.agent.trust import Trust
 from parkfleet.agent.watch import Watch
 from parkfleet.protocols.payload.codecs import CODEC, encode
 from parkfleet.protocols.payload.topics import GatewayTopics
@@ -67,17 +68,20 @@ class AgentService:
         self._session: SessionStatus | None = None
         gateway = configuration.gateway
         self._flush_s = float(gateway.buffer.flush)
-        store = LearnedStore(configuration.path(gateway.buffer.path).parent / STORE_NAME)
-        self._plan = self._polling.continued(make_plan(configuration, known_facts(configuration, store)))
+        store = learned_store(configuration)
+        self._plan = self._polling.continued(learned_plan(configuration, store))
         self._learner = Learner(self._plan, configuration, store)
         self._packed_schema = self._plan.schema.pack()
         self._batcher = Batcher()
         self._buffer = Buffer(configuration.path(gateway.buffer.path), gateway.buffer)
         topics = GatewayTopics(gateway.park, gateway.gateway)
-        self._forwarder = Forwarder(self._buffer, gateway.broker, topics, configuration.folder, __version__)
-        deliver = self._plan.delivering(self._watch.over(self._batcher.add))
+        self._trust = Trust(configuration, self._plan, self._batcher.add)
+        self._forwarder = Forwarder(
+            self._buffer, gateway.broker, topics, configuration.folder, __version__, self._trust.events
+        )
+        deliver = self._plan.delivering(self._watch.over(self._trust.on_scan))
         self._polling.follow(self._plan, deliver, self._learner.saw)
-        self._book = LineBook(self._plan, self._learner, self._polling.lines)
+        self._book = LineBook(self._plan, self._learner, self._polling.lines, lambda: self._polling.statuses)
         self._snapshots = Snapshots(lambda: self._polling.statuses, self._forwarder.status, len(gateway.meters))
         self._configuration = configuration
 
@@ -103,9 +107,11 @@ class AgentService:
                 learn = group.create_task(self._learner.run(self._polling.lines), name="learner")
                 measure = group.create_task(self._book.run(), name="line book")
                 report = group.create_task(self._report_for_ever(), name="report")
+                trust = group.create_task(self._trust.run(self._polling), name="trust")
                 await stop.wait()
                 report.cancel()
                 measure.cancel()
+                trust.cancel()
                 learn.cancel()  # with its request on a line
                 await control.close()  # before the lines: nobody asks on a line that is being closed
                 await asyncio.wait([learn, measure])
@@ -123,6 +129,7 @@ class AgentService:
         for task in (poll, flush):
             task.cancel()
         await asyncio.wait([poll, flush])
+        await self._trust.end()
         await self._flush()
         self._forwarder.drain()
         await asyncio.wait([forward], timeout=DRAIN_S)
@@ -204,6 +211,9 @@ class AgentService:
                 errors=dict(line.errors),
                 meters=len(plan.meters),
                 silent=sorted(line.meters_bad),
+                late=dict(line.late),
+                overload=line.overload,
+                advice=line.advice,
             )
             for plan, line, report in zip(self._plan.lines, self._polling.statuses, snapshot.lines, strict=True)
         ]
@@ -216,3 +226,13 @@ class AgentService:
             await self._buffer.append(
                 NewBatch(packed, schema.id, CODEC, body, batch.readings, batch.first_ts, batch.last_ts)
             )
+
+
+def learned_store(configuration: Configuration) -> LearnedStore:
+    """Where what was learned of the meters is kept."""
+    return LearnedStore(configuration.path(configuration.gateway.buffer.path).parent / STORE_NAME)
+
+
+def learned_plan(configuration: Configuration, store: LearnedStore) -> Plan:
+    """A configuration's plan, with what was learned of its meters."""
+    return make_plan(configuration, known_facts(configuration, store))

@@ -1,6 +1,7 @@
 """Messages of the session, made from the agent's plain data and kept within their limits: a controller that
 refused them would help nobody, so what is too long is shortened here."""
 
+from collections.abc import Mapping
 from itertools import islice
 
 from parkfleet.agent.status import AgentFacts, AgentSnapshot, ConfigurationName, Desired, LineReport, ReportedState
@@ -53,6 +54,7 @@ def heartbeat_message(snapshot: AgentSnapshot, sequence: int, sent_ms: int) -> A
         for line in heartbeat.lines:  # the words go first; what is left of a thousand lines is 90 kB
             line.ClearField("told")
             line.ClearField("errors")
+            line.ClearField("late")
     return AgentMessage(heartbeat=heartbeat)
 
 
@@ -93,7 +95,13 @@ def _line(line: LineReport) -> common_pb2.LineStatus:
         errors={_word(cause): count for cause, count in islice(line.errors.items(), limits.MAX_CAUSES)},
         up=line.up,
         told=_sentence(line.told),
+        missed=line.missed,
+        late={_word(meter): count for meter, count in _worst(line.late)},
     )
+
+
+def _worst(late: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(late.items(), key=lambda item: (-item[1], item[0]))[: limits.MAX_LATE]
 
 
 def _configuration(name: ConfigurationName) -> common_pb2.Configuration:

@@ -78,5 +78,7 @@ class Snapshots:
             requests=line.requests,
             errors=dict(line.errors),
             up=line.up,
-            told=line.told,
+            told=line.told or line.overload,
+            missed=line.missed,
+            late=dict(line.late),
         )

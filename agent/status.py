@@ -57,7 +57,9 @@ class LineReport:
     requests: int = 0
     errors: Mapping[str, int] = field(default_factory=dict)  # by cause
     up: bool = True
-    told: str = ""  # why it is down, or its last error
+    told: str = ""  # why it is down, or its last error, or that it is overloaded
+    missed: int = 0  # slots that passed before a meter's turn came
+    late: Mapping[str, int] = field(default_factory=dict)  # of them, by meter id
 
 
 @dataclass(frozen=True, slots=True)

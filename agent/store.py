@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from shutil import disk_usage
 from typing import Final
 
 from parkfleet.protocols.payload.intervals import IntervalSet
@@ -32,10 +33,19 @@ APPLICATION_ID: Final = 0x70666266
 WAITING: Final = 2**47 - 1
 #: A page of the database that is free is kept for reuse; so much room per batch beside its bytes is reckoned with.
 ROW_OVERHEAD: Final = 64
+#: A file of up to so many pages (32 MiB) is checked when it is opened. A larger one would hold up the start (half a
+#: minute on an SD card): there damage shows when it is met, and `parkfleet agent buffer verify` looks for it.
+CHECKED_PAGES: Final = 8192
+#: At this part of the limit acknowledged batches go, and what waits is thinned; at the limit the oldest goes.
+THIN_AT: Final = 0.9
 
 
 class StoreError(Exception):
     """The database cannot be used; the message is a sentence for the operator."""
+
+
+class NewerStoreError(StoreError):
+    """A newer agent wrote the file: it is left as it is."""
 
 
 class ForeignStoreError(StoreError):
@@ -69,6 +79,7 @@ class StoredBatch:
     readings: int
     first_ts: int  # ms UTC
     last_ts: int
+    level: int = 0  # of thinning: 0 as the meters gave it, 1 by the minute, 2 and more without some kinds of points
 
     @property
     def last_seq(self) -> int:
@@ -88,7 +99,19 @@ class Recoded:
     last_ts: int
 
 
-_COLUMNS: Final = "seq, count, schema_id, codec, body, parts, readings, first_ts, last_ts"
+_COLUMNS: Final = "seq, count, schema_id, codec, body, parts, readings, first_ts, last_ts, thinned"
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """New rows in the place of waiting ones whose seqs follow each other."""
+
+    old: Sequence[StoredBatch]
+    new: Sequence[tuple[int | None, Recoded]]  # with their first seqs; None for the next that was never given
+    schema_id: int
+    schema: bytes = b""  # packed, where it is a new one
+    level: int = 0
+    thinned: int = 0  # readings that stand no more by themselves
 
 
 #: Rows that cover a seq from :first to :last; the one that begins at or before :first may reach into it.
@@ -118,34 +141,60 @@ class Holdings:
 class StoreStats:
     """What waits, and what is kept."""
 
-    epoch: int
-    last_seq: int
-    batches: int  # not acknowledged
+    epoch: int = 0
+    last_seq: int = 0
+    batches: int = 0  # not acknowledged
+    readings: int = 0
+    bytes: int = 0
+    oldest_ts: int = 0  # ms UTC of the oldest reading that waits; 0 when none does
+    kept_batches: int = 0  # acknowledged, kept for replay
+    kept_bytes: int = 0
+    dropped_batches: int = 0  # dropped unacknowledged, since the file was made
+    dropped_readings: int = 0
+    thinned_readings: int = 0  # that stand no more by themselves, since the file was made
+    used: int = 0  # bytes of the file in use
+    limit: int = 0  # bytes that may be
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Batches that were deleted before the broker had them."""
+
+    seq: int
+    count: int
     readings: int
-    bytes: int
-    oldest_ts: int  # ms UTC of the oldest reading that waits; 0 when none does
-    kept_batches: int  # acknowledged, kept for replay
-    kept_bytes: int
-    dropped_batches: int  # dropped unacknowledged, since the file was made
-    dropped_readings: int
 
 
 class Store:
     """One database."""
 
-    def __init__(self, connection: sqlite3.Connection, retain_s: float, max_bytes: int) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        retain_s: float,
+        max_bytes: int,
+        min_free: int = 0,
+        folder: Path | None = None,
+    ) -> None:
         self._db = connection
         self._retain_ms = int(retain_s * 1000)
         self._max_bytes = max_bytes
+        self._min_free = min_free
+        self._folder = folder
+        self._ceiling = 0  # bytes of the file when its disk became too full; 0: it is not
         self._acknowledged: dict[int, int] = {}  # first seq -> count of what the broker has and the disk not yet knows
+        self.dropped: list[Dropped] = []  # what went unacknowledged, until somebody takes it from here
         row = self._db.execute("SELECT value FROM facts WHERE name = 'epoch'").fetchone()
         if row is None:
             raise ForeignStoreError("it has no epoch")
         self.epoch = int(row[0])
 
     @classmethod
-    def open(cls, path: Path, retain_s: float, max_bytes: int) -> "Store":
-        """Opens or makes the database. Raises StoreError, ForeignStoreError for a file that must be moved aside."""
+    def open(cls, path: Path, retain_s: float, max_bytes: int, min_free: int = 0) -> "Store":
+        """Opens or makes the database. Raises StoreError, ForeignStoreError for a file that must be moved aside.
+
+        max_bytes: what may be in use in the file; min_free: bytes that the file leaves free on its disk.
+        """
         try:
             connection = _connect(str(path))
         except sqlite3.Error as error:
@@ -157,7 +206,7 @@ class Store:
                 _migrate_in_child(path)
                 connection = _connect(str(path))
             _set_up(connection)
-            return cls(connection, retain_s, max_bytes)
+            return cls(connection, retain_s, max_bytes, min_free, path.parent)
         except sqlite3.OperationalError as error:
             connection.close()
             raise StoreError(f"cannot use {path}: {error}") from None
@@ -177,22 +226,27 @@ class Store:
         migrate(connection)
         return cls(connection, retain_s, max_bytes)
 
-    def append(self, batch: NewBatch) -> int:
-        """Stores a batch and returns its seq. Raises sqlite3.Error: then nothing has changed."""
+    def append(self, batch: NewBatch, rewrite: Rewrite | None = None) -> int:
+        """Stores a batch and returns its seq. Raises sqlite3.Error: then nothing has changed.
+
+        rewrite: done in the same transaction: it costs no sync of its own.
+        """
         acknowledged = list(self._acknowledged.items())
         now = int(time.time() * 1000)
         with _transaction(self._db):
-            self._db.execute(
-                "INSERT OR IGNORE INTO schemas (id, packed) VALUES (?, ?)", (batch.schema_id, batch.schema)
-            )
+            self._add_schema(batch.schema_id, batch.schema)
             cursor = self._db.execute(
-                "INSERT INTO batches (schema_id, codec, body, readings, first_ts, last_ts, acked_ms)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (batch.schema_id, batch.codec, batch.body, batch.readings, batch.first_ts, batch.last_ts, WAITING),
+                "INSERT INTO batches"
+                " (count, acked_ms, schema_id, codec, readings, first_ts, last_ts, thinned, parts, body)"
+                f" VALUES (1, {WAITING}, ?, ?, ?, ?, ?, 0, x'', ?)",
+                (batch.schema_id, batch.codec, batch.readings, batch.first_ts, batch.last_ts, batch.body),
             )
             self._mark(acknowledged, now)
-            self._make_room(now)
+            if rewrite:
+                self._rewrite(rewrite)
+            dropped = self._make_room(now)
         self._acknowledged.clear()
+        self.dropped += dropped
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 
@@ -204,6 +258,16 @@ class Store:
         )
         found = (StoredBatch(self.epoch, *row) for row in rows if row[0] not in self._acknowledged)
         return list(islice(found, limit))
+
+    def waiting_of_level(self, level: int, limit: int) -> list[StoredBatch]:
+        """The oldest waiting batches of a level of thinning."""
+        query = f"SELECT {_COLUMNS} FROM batches WHERE acked_ms = {WAITING} AND thinned = ? ORDER BY seq"
+        found = (StoredBatch(self.epoch, *row) for row in self._db.execute(query, (level,)))
+        return list(islice((batch for batch in found if batch.seq not in self._acknowledged), limit))
+
+    def has_kept(self) -> bool:
+        """Whether acknowledged batches are there, which go first."""
+        return bool(self._db.execute(f"SELECT 1 FROM batches WHERE acked_ms < {WAITING} LIMIT 1").fetchone())
 
     def kept(self, first: int, last: int, limit: int) -> list[StoredBatch]:
         """Acknowledged batches that cover a seq from first to last, oldest first."""
@@ -255,23 +319,51 @@ class Store:
         """Takes acknowledgements, each (first seq, count) as it was sent; written with the next append or flush."""
         self._acknowledged.update(batches)
 
-    def rewrite(self, old: Sequence[StoredBatch], new: Sequence[tuple[int | None, Recoded]]) -> bool:
-        """Puts new rows in the place of waiting ones of one schema; False when one of those is no more as it was.
-
-        new: each with its first seq, or None for the next that was never given. One transaction: a reading is never in
-        neither, and never in both. Raises sqlite3.Error: then nothing has changed.
-        """
+    def rewrite(self, rewrite: Rewrite) -> bool:
+        """Rewrites in a transaction of its own; False when an old row is no more as it was. Raises sqlite3.Error."""
         with _transaction(self._db):
-            for batch in old:
-                if batch.seq in self._acknowledged or not self._waits(batch):
-                    return False
-            self._db.executemany("DELETE FROM batches WHERE seq = ?", [(batch.seq,) for batch in old])
-            self._db.executemany(
-                "INSERT INTO batches (seq, count, schema_id, codec, body, parts, readings, first_ts, last_ts, acked_ms)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [(seq, row.count, old[0].schema_id, *_recoded_columns(row), WAITING) for seq, row in new],
-            )
+            return self._rewrite(rewrite)
+
+    def _rewrite(self, rewrite: Rewrite) -> bool:
+        """A reading is never in neither of old and new rows, and never in both: the caller has a transaction open."""
+        for batch in rewrite.old:
+            if batch.seq in self._acknowledged or not self._waits(batch):
+                return False
+        if rewrite.schema:
+            self._add_schema(rewrite.schema_id, rewrite.schema)
+        self._db.executemany("DELETE FROM batches WHERE seq = ?", [(batch.seq,) for batch in rewrite.old])
+        self._db.executemany(
+            f"INSERT INTO batches ({_COLUMNS}, acked_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    seq,
+                    row.count,
+                    rewrite.schema_id,
+                    row.codec,
+                    row.body,
+                    row.parts,
+                    row.readings,
+                    row.first_ts,
+                    row.last_ts,
+                    rewrite.level,
+                    WAITING,
+                )
+                for seq, row in rewrite.new
+            ],
+        )
+        if rewrite.thinned:
+            self._count("thinned_readings", rewrite.thinned)
         return True
+
+    def _add_schema(self, schema_id: int, packed: bytes) -> None:
+        self._db.execute("INSERT OR IGNORE INTO schemas (id, packed) VALUES (?, ?)", (schema_id, packed))
+
+    def _count(self, name: str, count: int) -> None:
+        self._db.execute(
+            "INSERT INTO facts (name, value) VALUES (?, ?)"
+            " ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + CAST(excluded.value AS INTEGER)",
+            (name, str(count)),
+        )
 
     def flush(self) -> None:
         """Writes what is known of acknowledgements. Raises sqlite3.Error."""
@@ -289,7 +381,7 @@ class Store:
             waiting = [have - gone for have, gone in zip(waiting, self._sums(f"seq IN ({marks})"), strict=True)]
         oldest = self.waiting(Span(), 1)
         kept = self._sums(f"acked_ms < {WAITING}")
-        dropped = dict(self._db.execute("SELECT name, value FROM facts WHERE name LIKE 'dropped_%'").fetchall())
+        counts = dict(self._db.execute("SELECT name, value FROM facts WHERE name LIKE '%ed_%'").fetchall())
         return StoreStats(
             epoch=self.epoch,
             last_seq=self.last_seq(),
@@ -299,8 +391,11 @@ class Store:
             oldest_ts=oldest[0].first_ts if oldest else 0,
             kept_batches=kept[0],
             kept_bytes=kept[2],
-            dropped_batches=int(dropped.get("dropped_batches", 0)),
-            dropped_readings=int(dropped.get("dropped_readings", 0)),
+            dropped_batches=int(counts.get("dropped_batches", 0)),
+            dropped_readings=int(counts.get("dropped_readings", 0)),
+            thinned_readings=int(counts.get("thinned_readings", 0)),
+            limit=self.limit(),
+            used=self.used(),
         )
 
     def rows(self, after: int, limit: int) -> list[tuple[StoredBatch, int]]:
@@ -337,42 +432,51 @@ class Store:
             "UPDATE batches SET acked_ms = ? WHERE seq = ? AND count = ?", [(now, *batch) for batch in batches]
         )
 
-    def _make_room(self, now: int) -> None:
-        """Deletes what is past `retain`, then the oldest until the limit holds, acknowledged ones first."""
+    def _make_room(self, now: int) -> list[Dropped]:
+        """Deletes what is past `retain`, then acknowledged batches, then, over the limit, the oldest that wait."""
         self._db.execute("DELETE FROM batches WHERE acked_ms < ?", (now - self._retain_ms,))
-        room = self._max_bytes - self._used()
-        if room >= 0:
-            return
+        limit, used = self.limit(), self.used()
+        if used <= THIN_AT * limit:
+            return []
+        waiting = f"acked_ms = {WAITING}"
         rows = self._db.execute(
-            f"SELECT seq, length(body), readings, acked_ms = {WAITING} FROM batches ORDER BY acked_ms = {WAITING}, seq"
+            f"SELECT seq, count, length(body), readings, {waiting} FROM batches ORDER BY {waiting}, seq"
         )
-        victims, batches, readings = [], 0, 0
-        for seq, size, count, unacknowledged in rows:
-            if room >= 0:
+        victims: list[tuple[int]] = []
+        dropped: list[Dropped] = []
+        for seq, count, size, readings, waits in rows:
+            if used <= (limit if waits else THIN_AT * limit):
                 break
             victims.append((seq,))
-            room += size + ROW_OVERHEAD
-            if unacknowledged:
-                batches, readings = batches + 1, readings + count
+            used -= size + ROW_OVERHEAD
+            if waits:
+                dropped.append(Dropped(seq, count, readings))
         self._db.executemany("DELETE FROM batches WHERE seq = ?", victims)
-        for name, count in (("dropped_batches", batches), ("dropped_readings", readings)):
-            self._db.execute(
-                "INSERT INTO facts (name, value) VALUES (?, ?)"
-                " ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + CAST(excluded.value AS INTEGER)",
-                (name, str(count)),
-            )
+        if dropped:
+            self._count("dropped_batches", sum(row.count for row in dropped))
+            self._count("dropped_readings", sum(row.readings for row in dropped))
+        return dropped
+
+    def limit(self) -> int:
+        """Bytes that may be in use: max_bytes; the file does not grow while its disk has less than min_free left."""
+        if not self._folder:
+            return self._max_bytes
+        room = disk_usage(self._folder).free - self._min_free
+        if room > 0:
+            self._ceiling = 0
+            return min(self._max_bytes, self._size() + room)
+        self._ceiling = self._ceiling or self._size()
+        return min(self._max_bytes, self._ceiling)
+
+    def used(self) -> int:
+        """Bytes of pages in use."""
+        return self._size() - self._pragma("freelist_count") * self._pragma("page_size")
+
+    def _pragma(self, name: str) -> int:
+        return int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
 
     def _size(self) -> int:
-        pages, size = (int(self._db.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_count", "page_size"))
-        return pages * size
-
-    def _used(self) -> int:
-        """Bytes of pages in use."""
-        pages, free, size = (
-            int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
-            for name in ("page_count", "freelist_count", "page_size")
-        )
-        return (pages - free) * size
+        return self._pragma("page_count") * self._pragma("page_size")
 
 
 class _transaction:
@@ -393,10 +497,6 @@ class _transaction:
                 self._db.execute("ROLLBACK")
 
 
-def _recoded_columns(row: Recoded) -> tuple[object, ...]:
-    return row.codec, row.body, row.parts, row.readings, row.first_ts, row.last_ts
-
-
 def new_epoch() -> int:
     """A random number from 1 to 2^32 - 1: clocks of gateways are not to be trusted with uniqueness."""
     return secrets.randbelow(2**32 - 1) + 1
@@ -411,8 +511,10 @@ def _set_up(connection: sqlite3.Connection) -> None:
     if mode != "wal":
         raise StoreError(f"the file system keeps no write-ahead log (journal mode {mode})")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA wal_autocheckpoint = 2000")  # pages, 8 MB: the fewer, the less is written twice
     connection.execute("PRAGMA cache_size = -1024")  # KiB: the buffer is written once and read once
-    check = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    check = connection.execute("PRAGMA quick_check(1)").fetchone()[0] if pages <= CHECKED_PAGES else "ok"
     if check != "ok":
         raise ForeignStoreError(f"it is damaged: {check}")
 
@@ -426,7 +528,7 @@ def check_version(connection: sqlite3.Connection, path: Path) -> int:
             raise ForeignStoreError(f"{path} is a database, but not a ParkFleet buffer")
         return 0
     if version > SCHEMA_VERSION:
-        raise ForeignStoreError(
+        raise NewerStoreError(
             f"{path} was written by a newer agent (version {version}, this one knows {SCHEMA_VERSION})"
         )
     return version

@@ -12,6 +12,7 @@ import termios
 import time
 from typing import Final, Protocol, TypeVar
 
+from parkfleet.agent.rs485 import Rs485Error, set_rs485
 from parkfleet.protocols.config import LineAddress
 from parkfleet.protocols.modbus import rtu, tcp
 from parkfleet.protocols.modbus.pdu import AnswerTimeoutError, CorruptAnswerError, ModbusError, Request
@@ -226,7 +227,12 @@ def open_port(line: LineAddress) -> int:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _configure(fd, line)
+        if line.rs485:
+            set_rs485(fd, line.rs485)
         termios.tcflush(fd, termios.TCIOFLUSH)
+    except Rs485Error as error:
+        os.close(fd)
+        raise LineDownError(f"{line.device}: {error}") from None
     except BlockingIOError:
         os.close(fd)
         raise LineDownError(f"{line.device} is in use by another program: stop it first") from None

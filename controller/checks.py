@@ -41,6 +41,10 @@ def check_heartbeat(heartbeat: common_pb2.Heartbeat) -> None:
             raise RefusedError(f"a line counts at most {limits.MAX_CAUSES} causes of errors, got {len(line.errors)}")
         for cause in line.errors:
             _length("line.errors", cause, limits.MAX_WORD)
+        if len(line.late) > limits.MAX_LATE:
+            raise RefusedError(f"a line names at most {limits.MAX_LATE} late meters, got {len(line.late)}")
+        for meter in line.late:
+            _length("line.late", meter, limits.MAX_WORD)
 
 
 def check_status(status: common_pb2.ReportedState) -> None:

@@ -12,7 +12,7 @@ from parkfleet.native.health cimport PF_NEVER, PF_S, open_budgets, plan_probes
 from parkfleet.native.heap cimport drop_timer, retime, timer_up
 from parkfleet.native.line cimport on_reopened, tell_state
 from parkfleet.native.link cimport hang_up
-from parkfleet.native.loop cimport look_at, rekey
+from parkfleet.native.loop cimport look_at, rekey, set_zone
 from parkfleet.native.model cimport SERIAL, Line, Meter, State, Unit
 from parkfleet.native.scan cimport end_scan, slot_after, wait_for_slot
 from parkfleet.native.turns cimport take_port_back
@@ -35,6 +35,7 @@ cdef enum What:
     STOP        # number: ns that scans under way may still take
     LEND        # a serial port, to whoever asks out of turn
     TAKE_BACK
+    ZONE        # number: ns that local time is ahead of UTC
     REPLACE     # line: holds the new requests; number: the meter's index
 
 cdef struct Command:
@@ -106,7 +107,7 @@ cdef inline void add(State *state, Line *line, int fd) noexcept nogil:
     timer_up(state.timers, line.timer_at)
     for i in range(line.meter_count):
         meter = &line.meters[i]
-        meter.slot = slot_after(meter, utc) if meter.interval else utc
+        meter.slot = slot_after(state, meter, utc) if meter.interval else utc
         wait_for_slot(state, line, meter)
     if fd >= 0:
         on_reopened(state, line, fd)
@@ -143,6 +144,8 @@ cdef inline void carry_out(State *state, const Command *command) noexcept nogil:
         state.follow_clock = command.index == 0
         state.wall_offset = command.number if command.index else wall() - monotonic()
         rekey(state, True)
+    elif command.what == ZONE:
+        set_zone(state, command.number)
     elif line == NULL:
         if command.what == OPENED and command.number >= 0:
             close(<int>command.number)

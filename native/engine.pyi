@@ -78,6 +78,12 @@ class Engine:
     def set_clock(self, offset_ns: int | None) -> None:
         """UTC minus monotonic clock; None: the system's, looked at every second (as from the start)."""
 
+    def set_zone(self, offset_ns: int) -> None:
+        """How far local time is ahead of UTC: slots are multiples of the interval on the local clock. At first 0."""
+
+    def missed(self, index: int) -> list[int]:
+        """Slots that passed before the meter's turn came, one a meter: cheaper than all of meter_counters()."""
+
     def take(self, limit: int = 0) -> list[Record]:
         """The finished scans, oldest first, as plain tuples; limit 0: all. Only one thread may take."""
 

@@ -19,7 +19,7 @@ from posix.unistd cimport close
 from parkfleet.native.build_line cimport build_line, free_line
 from parkfleet.native.clock cimport monotonic, wall
 from parkfleet.native.commands cimport (
-    ADD, ADDRESS, CLOCK, LEND, OPENED, REMOVE, REPLACE, STOP, TAKE_BACK, WAKE, Command, Commands, abandon, end_all, obey,
+    ADD, ADDRESS, CLOCK, LEND, OPENED, REMOVE, REPLACE, STOP, TAKE_BACK, WAKE, ZONE, Command, Commands, abandon, end_all, obey,
     open_commands, close_commands, post,
 )
 from parkfleet.native.frames cimport ANSWER, FOREIGN, REFUSAL, WRONG, Finding, pf_crc_prepare, rtu_search
@@ -241,6 +241,16 @@ cdef class Engine:
 
     def set_clock(self, offset_ns):
         self._post(CLOCK, 0 if offset_ns is None else 1, offset_ns or 0, NULL)
+
+    def set_zone(self, int64_t offset_ns):
+        if not -86_400_000_000_000 < offset_ns < 86_400_000_000_000:
+            raise ValueError("no local time is a day from UTC")
+        self._post(ZONE, 0, offset_ns, NULL)
+
+    def missed(self, int index):
+        cdef Line *line = self._line(index)
+        cdef int i
+        return [line.meters[i].missed for i in range(line.meter_count)]
 
     def take(self, int limit=0):
         cdef list records = []

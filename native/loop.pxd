@@ -39,29 +39,55 @@ cdef inline void signal(int fd) noexcept nogil:
     write(fd, &one, 8)
 
 
+cdef inline void find_slot(State *state, Meter *meter) noexcept nogil:
+    """The meter's slots lie elsewhere now: its next one."""
+    if meter.interval == 0:
+        meter.slot = state.now + state.wall_offset
+        return
+    meter.slot = slot_after(state, meter, state.now + state.wall_offset)
+    if meter.place == READY or (meter.place == ACTIVE and not meter.off_slot):
+        meter.slot -= meter.interval  # its scan is due or under way; the next is counted from it
+
+
+cdef inline void rekey_line(State *state, Line *line) noexcept nogil:
+    """Those that wait do so for their slots as they are now."""
+    cdef int i
+    for i in range(line.waiting_count):
+        line.waiting[i].key = line.waiting[i].slot - state.wall_offset
+    for i in range(line.waiting_count // 2 - 1, -1, -1):
+        meter_down(line.waiting, line.waiting_count, i)
+    retime(state.timers, state.timer_count, line, state.now)
+
+
 cdef inline void rekey(State *state, bint was_set) noexcept nogil:
     """The wall clock moved against the monotonic one: slots keep their UTC, or (set) are found anew."""
     cdef int i, j
     cdef Line *line
+    for i in range(state.line_limit):
+        line = state.lines[i]
+        if line == NULL:
+            continue
+        for j in range(line.meter_count if was_set else 0):
+            find_slot(state, &line.meters[j])
+        rekey_line(state, line)
+
+
+cdef inline void set_zone(State *state, int64_t zone) noexcept nogil:
+    """The local clock moved against UTC. Only intervals that its step is no multiple of are concerned."""
+    cdef int i, j
+    cdef Line *line
     cdef Meter *meter
-    cdef int64_t utc = state.now + state.wall_offset
+    cdef int64_t step = zone - state.zone
+    state.zone = zone
     for i in range(state.line_limit):
         line = state.lines[i]
         if line == NULL:
             continue
         for j in range(line.meter_count):
             meter = &line.meters[j]
-            if was_set and meter.interval:
-                meter.slot = slot_after(meter, utc)
-                if meter.place == READY or (meter.place == ACTIVE and not meter.off_slot):
-                    meter.slot -= meter.interval  # its scan is due or under way; the next is counted from it
-            elif was_set:
-                meter.slot = utc
-        for j in range(line.waiting_count):
-            line.waiting[j].key = line.waiting[j].slot - state.wall_offset
-        for j in range(line.waiting_count // 2 - 1, -1, -1):
-            meter_down(line.waiting, line.waiting_count, j)
-        retime(state.timers, state.timer_count, line, state.now)
+            if meter.interval and step % meter.interval:
+                find_slot(state, meter)
+        rekey_line(state, line)
 
 
 cdef inline void check_clock(State *state) noexcept nogil:

@@ -243,6 +243,7 @@ cdef struct State:
     int result_fd
     int64_t now
     int64_t wall_offset     # UTC = monotonic + this
+    int64_t zone            # local time is UTC + this; slots lie on the local clock
     uint8_t follow_clock    # keep wall_offset by the system's clock
     int64_t clock_check
     int64_t grace           # no time-out before this: the process itself was not running

@@ -13,9 +13,9 @@ from parkfleet.native.registers cimport decode_request
 from parkfleet.native.results cimport put_record
 
 
-cdef inline int64_t slot_after(const Meter *meter, int64_t wall) noexcept nogil:
+cdef inline int64_t slot_after(const State *state, const Meter *meter, int64_t wall) noexcept nogil:
     """The meter's first slot behind a time, UTC ns."""
-    cdef int64_t into = (wall - meter.offset) % meter.interval
+    cdef int64_t into = (wall + state.zone - meter.offset) % meter.interval
     if into < 0:
         into += meter.interval
     return wall - into + meter.interval

@@ -62,7 +62,7 @@ class MeterSpec(NamedTuple):
     interval_ns: int  # 0: again as soon as the line allows
     columns: int
     requests: tuple[RequestSpec, ...]
-    offset_ns: int = 0  # slots are multiples of the interval, plus this, in UTC
+    offset_ns: int = 0  # slots are multiples of the interval, plus this, on the local clock (set_zone)
     gap_ns: int = 0  # pause the slave needs before each request
     values: bool = False  # records carry scaled doubles beside the slots
 

@@ -23,6 +23,8 @@ MAX_SECRETS_BYTES: Final = 192 * 1024
 MAX_LINES: Final = 1000
 #: Causes of errors counted per line; the poller knows about ten.
 MAX_CAUSES: Final = 32
+#: Meters named per line as those that missed most slots.
+MAX_LATE: Final = 8
 #: Characters of a sentence (why a line is down, why a session ends) and of a version, hash, id or cause.
 MAX_SENTENCE: Final = 200
 MAX_WORD: Final = 100

@@ -7,11 +7,13 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 import msgspec
 from msgspec import Meta
 
-from parkfleet.protocols.profile import Identifier
+from parkfleet.protocols.profile import Identifier, Kind
 from parkfleet.protocols.quantity import Duration, Size, duration, size
 from parkfleet.protocols.ratio import Ratio, positive
 
 LineKind = Literal["serial", "ascii", "tcp", "rtu+tcp", "tls", "udp"]
+#: Who switches the RS-485 transmitter: the driver by RTS, high while sending (rts) or low (rts-low).
+Rs485 = Literal["rts", "rts-low"]
 
 
 class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,13 +62,18 @@ class BufferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str = "buffer.db"
     flush: Duration = duration("5s")  # a batch closes this often: the most a power cut can cost
     retain: Duration = duration("7d")  # acknowledged batches are kept this long, for replay
-    max_bytes: Size = size("512MiB")  # then the oldest go, acknowledged ones first
+    max_bytes: Size = size("512MiB")  # then acknowledged batches go, then what waits is thinned, then the oldest goes
+    min_free: Size = size("64MiB")  # of the disk, left to others
+    # When a minute's readings are too much, kinds of points go one by one, the last named first.
+    keep: Annotated[tuple[Kind, ...], Meta(min_length=1, max_length=3)] = ("counter", "gauge", "state")
 
     def __post_init__(self) -> None:
         if not 0.05 <= self.flush <= 3600:
             raise ValueError("flush must be from 50ms to 1h")
         if self.max_bytes < 1024**2:
             raise ValueError("max_bytes must be at least 1MiB")
+        if len(set(self.keep)) < len(self.keep):
+            raise ValueError("keep names a kind twice: each of counter, gauge, state once, the last may be left out")
 
 
 class ControllerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,6 +96,7 @@ class LineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: Identifier
     url: str  # serial:///dev/ttyUSB0?baud=9600&parity=N&stopbits=1, tcp://host:502, rtu+tcp://host:4001
     timeout: Duration = duration("1s")  # how long to wait for an answer to begin
+    spread: bool = False  # meters of one interval take turns within it, instead of all at once
     connections: Annotated[int, Meta(ge=1, le=16)] = 1  # opened to a tcp:// endpoint at once
     outstanding: Annotated[int, Meta(ge=1, le=16)] = 1  # requests under way on each of them
 
@@ -121,6 +129,7 @@ class MeterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     points: list[Identifier] = []  # read only these; default: all of the profile
     ct: Ratio | None = None  # of the current transformers before the meter: 200, or 1000/5
     pt: Ratio | None = None  # of its voltage transformers
+    max_rate: dict[Identifier, Annotated[float, Meta(gt=0)]] = {}  # of its counters: units an hour, where known better
     raw: bool = False  # deliver the values before the transformers' ratios too, as POINT_raw
 
     def __post_init__(self) -> None:
@@ -149,6 +158,11 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     buffer: BufferConfig = msgspec.field(default_factory=BufferConfig)
     controller: ControllerConfig | None = None
     profiles: list[str] = []  # folders searched before the built-in library
+    timezone: str | None = None  # IANA name; intervals are counted from its midnight. Default: the system's
+
+    def __post_init__(self) -> None:
+        if self.timezone is not None and not _is_zone(self.timezone):
+            raise ValueError(f"timezone must be a name such as Asia/Shanghai, got {self.timezone!r}")
 
 
 class LineAddress(msgspec.Struct, frozen=True):
@@ -159,6 +173,7 @@ class LineAddress(msgspec.Struct, frozen=True):
     baud: int = 9600
     parity: Literal["N", "E", "O"] = "N"
     stopbits: Literal[1, 2] = 1
+    rs485: Rs485 | None = None  # None: the adapter switches its transmitter by itself
     host: str = ""
     port: int = 502
     ca: str = ""  # tls: files; "" for the system's authorities, and for no certificate of ours
@@ -184,6 +199,15 @@ class LineAddress(msgspec.Struct, frozen=True):
     def bits_per_byte(self) -> int:
         """Bits one byte occupies on a serial wire: start, 8 data, parity, stop."""
         return 9 + (self.parity != "N") + self.stopbits
+
+
+def _is_zone(name: str) -> bool:
+    from zoneinfo import ZoneInfo
+
+    try:
+        return name == "UTC" or bool(ZoneInfo(name))
+    except (ValueError, OSError, KeyError):
+        return False
 
 
 def parse_line_url(url: str) -> LineAddress:
@@ -214,9 +238,12 @@ def _parse_serial(parts: SplitResult, settings: dict[str, str]) -> LineAddress:
     if parts.netloc or not parts.path.startswith("/"):
         told = f"{parts.scheme}:///dev/ttyUSB0?baud=9600"
         raise ValueError(f"a serial url has three slashes before the device: {told}")
-    unknown = set(settings) - {"baud", "parity", "stopbits"}
-    if unknown:
-        raise ValueError(f"unknown setting {sorted(unknown)[0]!r} in url: serial takes baud, parity, stopbits")
+    known = ("baud", "parity", "stopbits", *(("rs485",) if parts.scheme == "serial" else ()))
+    if unknown := sorted(set(settings) - set(known)):
+        raise ValueError(f"unknown setting {unknown[0]!r} in url: {parts.scheme} takes {', '.join(known)}")
+    rs485 = settings.get("rs485")
+    if rs485 is not None and rs485 not in get_args(Rs485):
+        raise ValueError(f"rs485 must be rts or rts-low, got {rs485!r}")
     baud = settings.get("baud", "9600")
     if not baud.isascii() or not baud.isdigit() or not 300 <= int(baud) <= 4_000_000:
         raise ValueError(f"baud must be a number from 300 to 4000000, got {baud!r}")
@@ -232,6 +259,7 @@ def _parse_serial(parts: SplitResult, settings: dict[str, str]) -> LineAddress:
         baud=int(baud),
         parity="N" if parity == "N" else "E" if parity == "E" else "O",
         stopbits=1 if stopbits == "1" else 2,
+        rs485=cast(Rs485 | None, rs485),
     )
 
 

@@ -86,6 +86,7 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ratio: list[RatioName] = []  # transformers between the meter and what it measures
     four_quadrant: bool = False  # a power factor that says its quadrant by numbers beyond 1 and -1
     hidden: bool = False  # read for the sake of others, not delivered
+    max_rate: Annotated[float, Meta(gt=0)] | None = None  # of a counter: its rating, units an hour
     title: dict[str, str] = {}
 
     def __post_init__(self) -> None:
@@ -106,6 +107,8 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"a {self.type} has no scale or offset")
         if self.decimals is not None and not self.type.startswith("float"):
             raise ValueError("decimals belongs to floats; an integer's resolution is its scale")
+        if self.max_rate is not None and self.kind != "counter":
+            raise ValueError("max_rate belongs to counters")
         if self.type == "string" and self.is_computed:
             raise ValueError("a string has no factor, ratio or quadrant")
         factor = self.factor
@@ -223,6 +226,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_gap: Annotated[int, Meta(ge=0, le=10_000)] = 0  # milliseconds of silence it needs before each request
     holes: list[Hole] = []
     never_write: list[Hole] = []
+    identity: list[Identifier] = []  # points by which a device is told from another: serial number, model
     primary: bool = False  # it reports the transformers' primary side by itself
     ratio_from: RatioFrom | None = None
     expected: list[Expected] = []
@@ -304,6 +308,9 @@ def _references(profile: Profile) -> Iterator[str]:
             summand = points.get(part.point)
             if summand is None or summand.type == "string" or summand.is_computed:
                 yield f"{derived.id} needs a plain number as its part, {part.point} is none of this profile"
+    for id_ in profile.identity:
+        if id_ not in points:
+            yield f"identity names the unknown point {id_}"
     for name in ("ct", "pt"):
         found = getattr(profile.ratio_from, name) if profile.ratio_from else None
         if found and (found not in points or points[found].type == "string" or points[found].is_computed):

@@ -13,6 +13,7 @@ from pymodbus.pdu.bit_message import ReadCoilsResponse, ReadDiscreteInputsRespon
 from pymodbus.pdu.register_message import ReadHoldingRegistersResponse, ReadInputRegistersResponse
 
 from parkfleet.protocols.profile import BIT_TABLES, MAX_BITS, MAX_REGISTERS, Point, Profile, Table
+from parkfleet.protocols.ratio import fraction
 from parkfleet.protocols.registers import encode
 from parkfleet.simulators.faults import Faults
 from parkfleet.simulators.identity import Identity
@@ -47,10 +48,13 @@ class _Sensor:
     point: Point
     source: Source
     text: str
+    setting: int | None = None  # a code, exponent or ratio that others are multiplied by: never changes
 
     def words(self, quantities: dict[str, float]) -> list[int]:
         if self.point.type == "string":
             return encode(self.point, 0, self.text)
+        if self.setting is not None:
+            return encode(self.point, self.setting)
         return encode(self.point, to_slot(self.point, self.source.value(quantities)))
 
 
@@ -68,8 +72,9 @@ class SimulatedMeter:
         self._load = load
         self._latest = 0.0  # a clock set back must not take the counters with it
         self._sensors: dict[Table, list[_Sensor]] = {}
+        settings = _settings(profile)
         for point in profile.points:
-            self._sensors.setdefault(point.table, []).append(self._sensor(point))
+            self._sensors.setdefault(point.table, []).append(self._sensor(point, settings.get(point.id)))
         for sensors in self._sensors.values():
             # Bit fields last: they share their register with each other and with a view of it as a whole.
             sensors.sort(key=lambda sensor: sensor.point.type == "bits")
@@ -136,12 +141,24 @@ class SimulatedMeter:
             pdu.function_code = self.faults.function
         return pdu
 
-    def _sensor(self, point: Point) -> _Sensor:
+    def _sensor(self, point: Point, setting: int | None) -> _Sensor:
         source = source_of(point)
         if "serial" in point.id:
             source = Source("", 1.0, float(self.serial_number))
         text = str(self.serial_number) if "serial" in point.id else self.profile.profile
-        return _Sensor(point, source, text)
+        return _Sensor(point, source, text, setting)
+
+
+def _settings(profile: Profile) -> dict[str, int]:
+    """The slots of the points that others are multiplied by: as near to a factor of 1 as they go."""
+    found = {}
+    for own in profile.quantities:
+        for source in (own.scale_from, own.unit_from):
+            if source:
+                codes = {fraction(factor): code for code, factor in source.table.items()}
+                found[source.point] = codes[min(codes, key=lambda factor: abs(factor - 1))] if codes else 0
+    ratios = {profile.ratio_from.ct, profile.ratio_from.pt} if profile.ratio_from else set()
+    return found | {point.id: to_slot(point, 1.0) for point in profile.points if point.id in ratios}
 
 
 def _response(function: int, values: list[int]) -> ModbusPDU:

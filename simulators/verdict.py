@@ -39,6 +39,7 @@ class Verdict:
     duplicates: int = 0
     mismatched: int = 0  # another value, a time too far from the answer's, or a reading that nobody answered
     examples: list[str] = field(default_factory=list)  # the first few deviations, in words
+    missing: list[tuple[Series, Sample]] = field(default_factory=list)  # what is lost, all of it
 
     @property
     def ok(self) -> bool:
@@ -92,6 +93,7 @@ def _judge_series(
         here = delivered[j] if j < len(delivered) else None
         if there and (here is None or here.ts > there.ts + tolerance_ms):
             verdict.lost += 1
+            verdict.missing.append((series, there))
             verdict.note(f"{name}: {there.value!r} answered at {there.ts} was not delivered")
             i += 1
         elif here and (there is None or here.ts < there.ts - tolerance_ms):

@@ -13,6 +13,8 @@ from parkfleet.protocols.payload.errors import PayloadError
 VERSION: Final = 1
 #: Flag bit: the batch was asked for again by time, it may be old.
 REPLAYED: Final = 1
+#: Flag bit: there was no room for every reading at the gateway; these are a minute's.
+THINNED: Final = 2
 #: A broker's usual limits are far below; a decoder's memory is bounded by it.
 MAX_BYTES: Final = 16 * 1024 * 1024
 #: Batches that one message may stand for, once waiting ones are joined: a year of 5 s batches.

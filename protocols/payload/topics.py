@@ -107,6 +107,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     text: str
     meter: str | None = None
     data: dict[str, Any] = {}
+    id: str = ""  # the same event sent twice has the same; empty: of no lasting worth
 
     def pack(self) -> bytes:
         """The message's payload."""

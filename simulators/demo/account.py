@@ -3,12 +3,19 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from parkfleet.protocols.derived import make_derivation, needed_points
+from parkfleet.protocols.payload.series import Value, has_value
+from parkfleet.protocols.profile import Profile
 from parkfleet.protocols.quality import Quality
-from parkfleet.protocols.registers import column_of, decode
+from parkfleet.protocols.registers import decode
 from parkfleet.simulators.demo.subscriber import Subscriber
 from parkfleet.simulators.park import Park
 from parkfleet.simulators.proxy import LinkProxy
+from parkfleet.simulators.record import Answer
 from parkfleet.simulators.verdict import ANSWERED, Sample, Series, Verdict, judge
+
+#: (slot, quality, text) of a point.
+Decoded = tuple[int, Quality, str | None]
 
 
 @dataclass(frozen=True)
@@ -67,18 +74,43 @@ class Account:
 
 def answered_samples(park: Park) -> Iterator[tuple[Series, Sample]]:
     """Every reading the simulated meters gave, out of the registers that left them."""
-    meters = {(meter.line, meter.simulated.unit): meter for meter in park.meters}
+    meters = {(meter.line, meter.simulated.unit): (meter.id, _Meter(meter.profile)) for meter in park.meters}
     for answer in park.record:
-        if not answer.ok:
-            continue
-        meter = meters[answer.line, answer.unit]
+        if answer.ok:
+            meter_id, meter = meters[answer.line, answer.unit]
+            for point, value in meter.readings(answer):
+                yield Series(meter_id, point), Sample(round(answer.time * 1000), value)
+
+
+class _Meter:
+    """What a meter's answers come to: a reading is there once all the registers it is made of were answered."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._points = profile.points
+        self._ways = [(own, needed_points(profile, [own])) for own in profile.delivered]
+        self._derivations = {own: make_derivation(profile, needed, [own]) for own, needed in self._ways}
+        self._answered: dict[str, dict[str, Decoded]] = {own: {} for own in profile.delivered}
+
+    def readings(self, answer: Answer) -> Iterator[tuple[str, Value]]:
+        """Those that an answer completes, by their points."""
         end = answer.address + answer.count
-        for point in meter.profile.points:
-            if point.table == answer.table and answer.address <= point.address and point.end <= end:
-                start = point.address - answer.address
-                slot, quality, text = decode(point, answer.values[start : start + point.count])
-                value = column_of(point).value(slot, text) if quality is Quality.GOOD else None
-                yield Series(meter.id, point.id), Sample(round(answer.time * 1000), value)
+        decoded = {
+            point.id: decode(point, answer.values[point.address - answer.address :][: point.count])
+            for point in self._points
+            if point.table == answer.table and answer.address <= point.address and point.end <= end
+        }
+        for own, needed in self._ways:
+            known = self._answered[own]
+            fresh = {point.id: decoded[point.id] for point in needed if point.id in decoded}
+            known |= fresh
+            if fresh and len(known) == len(needed):
+                yield own, self._value(own, [known[point.id] for point in needed])
+                known.clear()
+
+    def _value(self, own: str, parts: list[Decoded]) -> Value:
+        derivation = self._derivations[own]
+        slots, quality = derivation.derive([slot for slot, _, _ in parts], bytes(code for _, code, _ in parts))
+        return derivation.columns[0].value(slots[0], parts[0][2]) if has_value(quality[0]) else None
 
 
 def delivered_samples(subscriber: Subscriber) -> Iterator[tuple[Series, Sample]]:

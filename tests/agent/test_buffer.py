@@ -1,19 +1,31 @@
 """Buffer and store: what is appended is there after a crash, once, in order, and a bad disk stops nobody."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from parkfleet.agent.buffer import Buffer
-from parkfleet.agent.store import APPLICATION_ID, ForeignStoreError, NewBatch, Span, Store
+from parkfleet.agent.migrations import migrate
+from parkfleet.agent.store import (
+    APPLICATION_ID,
+    SCHEMA_VERSION,
+    ForeignStoreError,
+    NewBatch,
+    NewerStoreError,
+    Span,
+    Store,
+)
 from parkfleet.protocols.config import BufferConfig
 from parkfleet.protocols.quantity import Duration, Size
+from tests.benchmarks.syncs import SyncCounter
 
 
 def batch(body: bytes = b"body", readings: int = 3) -> NewBatch:
@@ -132,12 +144,159 @@ def test_open_newer_database(tmp_path: Path) -> None:
     database = sqlite3.connect(path)
     database.execute("PRAGMA user_version = 99")
     database.close()
-    with pytest.raises(ForeignStoreError, match="written by a newer agent"):
+    before = path.read_bytes()
+    with pytest.raises(NewerStoreError, match="written by a newer agent"):
         open_store(path)
+    assert path.read_bytes() == before
+
+
+async def test_older_agent_on_a_newer_buffer(tmp_path: Path) -> None:
+    """It leaves the file alone and works in one beside; the newer agent sends what stands in both."""
+    path = tmp_path / "b.db"
+    newer = await opened(path)
+    await newer.append(batch(b"newer"))
+    await newer.close()
+    database = sqlite3.connect(path)
+    database.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    database.close()
+    before = path.read_bytes()
+    older = await opened(path)
+    await older.append(batch(b"older"))
+    assert older.trouble == ""
+    assert [stored.body for stored in await older.waiting(everything, 10)] == [b"older"]
+    await older.close()
+    assert path.read_bytes() == before
+    database = sqlite3.connect(path)
+    database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    database.close()
+    (tmp_path / f"b.db.v{SCHEMA_VERSION}").rename(tmp_path / f"b.db.v{SCHEMA_VERSION - 1}")  # as an older one names it
+    again = await opened(path)
+    waiting = await again.waiting(everything, 10)
+    assert sorted(stored.body for stored in waiting) == [b"newer", b"older"]
+    await again.acknowledge(waiting)
+    assert await again.waiting(everything, 10) == []
+    await again.close()
+
+
+def test_migration_from_version_1(tmp_path: Path) -> None:
+    """A buffer of the first version keeps its epoch, its batches, and what was acknowledged."""
+    path = tmp_path / "b.db"
+    database = sqlite3.connect(path)
+    database.executescript(VERSION_1)
+    database.close()
+    store = open_store(path)
+    assert store.epoch == 77
+    assert [(stored.seq, stored.count, stored.body) for stored in store.waiting(Span(), 10)] == [(2, 1, b"waits")]
+    assert store.stats().kept_batches == 1
+    assert store.append(batch()) == 3
+    store.close()
+
+
+class Dying(sqlite3.Connection):
+    """Dies at a statement, as by kill -9: nothing after it reaches the file."""
+
+    left = 0
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        if self.left == 0:
+            raise SystemExit
+        self.left -= 1
+        return super().execute(*arguments)
+
+
+def test_migration_that_dies_anywhere(tmp_path: Path) -> None:
+    """Killed at any statement of the migrations, the next start finds a file that it brings forward."""
+    for start in ("", VERSION_1):
+        for statements in range(2, 30, 3):
+            path = tmp_path / f"{bool(start)}-{statements}.db"
+            dying = sqlite3.connect(path, isolation_level=None, factory=Dying)
+            dying.executescript(start)
+            dying.left = statements
+            with contextlib.suppress(SystemExit):
+                migrate(dying)
+            dying.left = -1
+            dying.close()
+            store = open_store(path)
+            assert len(store.waiting(Span(), 10)) == bool(start)
+            assert store.append(batch()) == (3 if start else 1)
+            store.close()
+
+
+async def test_damage_that_shows_while_it_runs(tmp_path: Path) -> None:
+    """A file that goes bad under a running agent is moved aside; what comes then is durable, in a new epoch."""
+    path = tmp_path / "b.db"
+    buffer = await opened(path)
+    for _ in range(300):
+        await buffer.append(batch(os.urandom(3000)))
+    (epoch,) = await buffer.last_seqs()
+    assert buffer._disk is not None
+    buffer._disk._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with path.open("r+b") as file:
+        for page in range(2, 200):
+            file.seek(4096 * page)
+            file.write(os.urandom(4096))
+    buffer._disk._db.execute("PRAGMA cache_size = 0")
+    await buffer.waiting(everything, 1000)
+    await buffer.append(batch(b"after"))
+    (stored,) = await buffer.waiting(everything, 10)
+    assert (stored.body, stored.epoch != epoch, buffer.trouble) == (b"after", True, "")
+    assert len(list(tmp_path.glob("b.db.aside-*-1"))) == 1
+    await buffer.close()
+
+
+APPEND = """
+import sys
+from pathlib import Path
+from parkfleet.agent.store import NewBatch, Store
+store = Store.open(Path(sys.argv[1]), 3600, 1 << 30)
+print("ready", flush=True)
+for line in sys.stdin:
+    for _ in range(int(line)):
+        seq = store.append(NewBatch(b"s", 7, 1, b"x" * 1000, 1, 0, 0))
+        store.acknowledge([(seq, 1)])
+    print("done", flush=True)
+"""
+
+
+def test_one_sync_for_each_append_and_none_in_between(tmp_path: Path) -> None:
+    """SD cards: an append with all that rides on it is one sync of the disk, and nothing due is none."""
+    counter = SyncCounter(tmp_path)
+    command = [sys.executable, "-c", APPEND, str(tmp_path / "b.db")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=counter.environment, text=True) as child:
+        assert child.stdin is not None and child.stdout is not None
+        child.stdout.readline()
+        counts = []
+        for appends in (1, 100, 0):
+            before = counter.written.syncs
+            child.stdin.write(f"{appends}\n")
+            child.stdin.flush()
+            child.stdout.readline()
+            counts.append(counter.written.syncs - before)
+        child.stdin.close()
+    assert counts[1:] == [100, 0]  # the first append begins the log, which is a sync of its own
 
 
 def everything(_epoch: int) -> Span:
     return Span()
+
+
+VERSION_1 = f"""
+PRAGMA application_id = {APPLICATION_ID};
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT);
+INSERT INTO facts VALUES ('epoch', '77');
+CREATE TABLE schemas (id INTEGER PRIMARY KEY, packed BLOB);
+CREATE TABLE batches (seq INTEGER PRIMARY KEY AUTOINCREMENT, schema_id INTEGER NOT NULL REFERENCES schemas(id),
+    codec INTEGER NOT NULL, body BLOB NOT NULL, readings INTEGER NOT NULL, first_ts INTEGER NOT NULL,
+    last_ts INTEGER NOT NULL, acked_ms INTEGER);
+CREATE INDEX idx_batches_acked_ms_seq ON batches (acked_ms, seq);
+CREATE TABLE _sqlite_migrations (migration_set TEXT, name TEXT, applied_at TEXT, PRIMARY KEY (migration_set, name));
+INSERT INTO _sqlite_migrations VALUES ('parkfleet-buffer', 'm1_batches', '2026-01-01');
+INSERT INTO schemas VALUES (7, x'01');
+INSERT INTO batches VALUES (1, 7, 1, x'00', 1, 0, 0, 1795438548000);
+INSERT INTO batches VALUES (2, 7, 1, CAST('waits' AS BLOB), 1, 0, 0, NULL);
+PRAGMA user_version = 1;
+"""
 
 
 def config() -> BufferConfig:

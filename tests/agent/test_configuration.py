@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parkfleet.agent.configuration import Configuration, load_configuration
+from parkfleet.agent.configuration import Configuration, load_configuration, remarks
 from parkfleet.protocols.config import GatewayConfig
 from parkfleet.protocols.document import Document, DocumentError, json_schema
 
@@ -99,6 +99,43 @@ def test_load_many_mistakes(folder: Path) -> None:
 def test_load_one_mistake(folder: Path, change: tuple[str, str], told: str) -> None:
     """Each kind of mistake is told in a sentence that names the place."""
     assert any(told in problem for problem in problems(folder, GOOD.replace(*change)))
+
+
+TRANSFORMED = TINY.replace("unit: V}", "unit: V, ratio: [pt]}")
+
+
+def remarks_of(folder: Path, profile: str, text: str = GOOD) -> list[str]:
+    (folder / "profiles/tiny.yaml").write_text(profile)
+    return list(remarks(load(folder, text)))
+
+
+def test_transformers_are_told(folder: Path) -> None:
+    """A ratio that nobody gave, and a meter that reports the primary side by itself."""
+    assert remarks_of(folder, TINY) == []
+    assert remarks_of(folder, TRANSFORMED) == [
+        f"meter {meter}: direct connection is assumed; behind transformers give pt (ct: 200/5)"
+        for meter in ("m01", "m02")
+    ]
+    with_ratio = GOOD.replace("interval: 10s", "interval: 10s, pt: 10000/100").replace("unit: 0,", "unit: 0, pt: 1,")
+    assert remarks_of(folder, TRANSFORMED, with_ratio) == []
+    assert "applies its transformers' ratios by itself" in remarks_of(folder, TINY + "primary: true\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("profile", "ratio", "told"),
+    [
+        (TINY, "ct: 40", "meters[0].ct: no point of profile tiny takes a ct ratio"),
+        (TINY + "primary: true\n", "pt: 40", "meters[0].pt: tiny reports primary values by itself"),
+        (TRANSFORMED, "pt: 0", "pt must be above 0"),
+        (TRANSFORMED, "pt: 200/0", "got '200/0'"),
+        (TRANSFORMED, "pt: [40]", "meters[0].pt"),
+    ],
+)
+def test_load_mistake_in_a_ratio(folder: Path, profile: str, ratio: str, told: str) -> None:
+    """Each at its place."""
+    (folder / "profiles/tiny.yaml").write_text(profile)
+    found = problems(folder, GOOD.replace("interval: 10s", f"interval: 10s, {ratio}"))
+    assert any(told in problem for problem in found), found
 
 
 def test_load_mistake_in_profile(folder: Path) -> None:

@@ -137,6 +137,17 @@ async def test_what_cannot_be_applied_is_refused_at_once(managed: Managed, broke
         assert "is on trial" not in agent.output()
 
 
+async def test_a_disk_that_refuses_is_told(managed: Managed, broker: RunningBroker) -> None:
+    """The gateway works on with what it has."""
+    (managed.site.folder / "managed").write_text("where the folder should be")
+    async with subscribed(broker) as subscriber, managed.site.agent():
+        managed.change()
+        gateway = await managed.comes_to("rolled back", 0)
+        assert "it cannot be kept: " in gateway.drift_reason
+        seen = subscriber.batches
+        await eventually(lambda: subscriber.batches > seen + 1)
+
+
 @pytest.mark.parametrize(
     "step",
     ["before document", "renamed document", "after ledger staged", "before ledger trial", "after ledger trial"],

@@ -120,6 +120,25 @@ async def test_a_line_that_stays_goes_on(gateway: Gateway) -> None:
     assert not gateway.failed
 
 
+async def test_scans_wait_while_nobody_has_the_lines(gateway: Gateway) -> None:
+    """Released lines are polled on; whoever follows gets what was read meanwhile."""
+    plan = gateway.follow({"a": [1, 2], "b": [3]})
+    async with running(gateway):
+        await gateway.heard("m1", "m3")
+        gateway.parts.release(plan)
+        taken = len(gateway.scans)
+        status = gateway.parts.statuses[0]
+        before = status.scans
+        await eventually(lambda: gateway.parts.statuses and status.scans > before + 5)
+        assert len(gateway.scans) == taken
+        gateway.follow({"b": [3], "a": [1, 2]})
+        assert len(gateway.scans) >= taken + 5
+        await gateway.heard("m1", "m3")
+    for meter in ("m1", "m2", "m3"):
+        slots = [scan.ts // 100 for scan in gateway.of(meter)]
+        assert all(after - before == 1 for before, after in pairwise(slots)), slots
+
+
 async def test_each_scan_is_its_meters_own(gateway: Gateway) -> None:
     """Whatever becomes of the order: a meter's counter never falls, and meters are told apart by it."""
     gateway.follow({"a": [1, 2], "b": [3], "c": [4]})

@@ -264,10 +264,15 @@ class TcpSlave:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
+    def threads(self) -> list[threading.Thread]:
+        """Those of connections that have ended or are ending: all but the acceptor."""
+        self.drop()
+        return self._threads[1:]
+
     def _spawn(self, target: Callable[[socket.socket], None], argument: socket.socket) -> None:
         thread = threading.Thread(target=target, args=(argument,), name="tcp slave")
         thread.start()
-        self._threads.append(thread)
+        self._threads.append(thread)  # whoever finds it may join it
 
     def _accept(self, listener: socket.socket) -> None:
         while True:

@@ -216,3 +216,22 @@ def test_replacements_without_end_leave_nothing_behind() -> None:
     index = engine.add_line(serial_line(-1, meter(1, 1)))
     engine.replace_meter(index, 0, meter(2, 1))
     engine.close()
+
+
+def test_slots_lie_on_the_local_clock_and_follow_its_changes() -> None:
+    """An hour's change moves the slots that it is no multiple of, and no other; nothing counts as missed."""
+    now = time.time_ns() - time.monotonic_ns()
+    with rig_on_pty(well, meter(1, 1, 700 * MS), meter(2, 2, 100 * MS)) as (rig, _, index):
+        for ahead_ms in (0, 3_600_000, 19_800_000, -12_600_000):
+            rig.engine.set_clock(now)
+            rig.engine.set_zone(ahead_ms * MS)
+            seen = len(rig.records)
+            records = rig.until(
+                lambda all, seen=seen: sum(record.tag == 1 for record in all[seen + 3 :]) >= 2  # type: ignore[misc]
+            )[seen + 3 :]
+            for record in records[1:]:
+                interval = 700 if record.tag == 1 else 100
+                assert (record.slot_ms + ahead_ms) % interval == 0
+        assert rig.engine.line_counters(index).missed < 10
+        with pytest.raises(ValueError, match="a day from UTC"):
+            rig.engine.set_zone(86_400_000 * MS)

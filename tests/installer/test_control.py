@@ -107,7 +107,7 @@ async def test_scan_through_the_agent(tmp_path: Path, meters: list[SimulatedMete
     """A scan of the agent's own line finds what hangs there, while the agent goes on reading it."""
     async with bus(tmp_path, meters) as line, running(configure(tmp_path, line, "500ms")) as configuration:
         path = socket_path(configuration)
-        plan = ScanPlan((line.address,), tuple(range(1, 14)), 0.05)
+        plan = ScanPlan((line.address,), tuple(range(1, 14)), 0.2)
         found = [step.found.unit async for step in scan(plan, through_agent(path, "bus")) if step.found]
         async with connected(path) as client:
             status = await client.status()
@@ -193,7 +193,7 @@ def listening(path: Path) -> ControlSocket:
 
     plan = Plan(Schema(()), ())
     nothing = Configuration(GatewayConfig("p", "g", BrokerConfig("mqtt://127.0.0.1:1"), [], []), {}, path.parent)
-    book = LineBook(plan, Learner(plan, nothing, LearnedStore(path.parent / "learned.db")), {})
+    book = LineBook(plan, Learner(plan, nothing, LearnedStore(path.parent / "learned.db")), {}, list)
     return ControlSocket(path, plan, {}, status, Nothing(), book)
 
 

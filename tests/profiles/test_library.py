@@ -5,10 +5,10 @@ from functools import cache
 
 import pytest
 
-from parkfleet.protocols.library import BUILT_IN, load_profile, profile_names
-from parkfleet.protocols.profile import Point, Profile
+from parkfleet.protocols.library import BUILT_IN, load_profile, profile_names, worked_out
+from parkfleet.protocols.profile import Derived, Expected, Point, Profile
 from parkfleet.protocols.quality import Quality
-from parkfleet.protocols.registers import decode, encode, value_of
+from parkfleet.protocols.registers import decode, encode
 from tests.profiles.manual import known_names, known_units, without_phase
 
 NAMES = profile_names()
@@ -21,6 +21,17 @@ profile_of = cache(load_profile)
 
 def points_of(name: str) -> dict[str, Point]:
     return {point.id: point for point in profile_of(name).points}
+
+
+def delivered(name: str) -> list[Point | Derived]:
+    """What a meter of the model gives."""
+    return [own for own in profile_of(name).quantities if own.id in profile_of(name).delivered]
+
+
+def registers_of(example: Expected) -> list[tuple[str, list[int]]]:
+    """The points whose registers an example gives."""
+    own = [(example.point, example.registers)] if example.registers else []
+    return own + list(example.given.items())
 
 
 def kind_by_name(point: str) -> str:
@@ -79,7 +90,7 @@ def test_bit_fields_do_not_overlap(name: str) -> None:
 def test_names_and_units_are_those_of_the_manual(name: str) -> None:
     """One name for one quantity over all meters, in a unit that fits it."""
     names, units = known_names(), known_units()
-    for point in profile_of(name).points:
+    for point in delivered(name):
         base = without_phase(point.id)
         assert base in names, f"{point.id} is no name of docs/profiles.md"
         assert point.unit in names[base], f"{point.id} in {point.unit!r}"
@@ -89,7 +100,7 @@ def test_names_and_units_are_those_of_the_manual(name: str) -> None:
 @built_in
 def test_kinds_follow_the_names(name: str) -> None:
     """Energies, volumes and masses count, codes and bits are states."""
-    for point in profile_of(name).points:
+    for point in delivered(name):
         assert point.kind == kind_by_name(point.id), point.id
 
 
@@ -104,24 +115,25 @@ def test_integers_hold_their_own_resolution(name: str) -> None:
 @built_in
 def test_examples_are_worked_out(name: str) -> None:
     """At least two examples a profile, each with its source, each giving the expected value."""
-    profile, points = profile_of(name), points_of(name)
+    profile = profile_of(name)
     assert len(profile.expected) >= 2
     for example in profile.expected:
         assert example.source, example.point
-        assert value_of(points[example.point], example.registers) == example.value, example.point
+        assert worked_out(profile, example) == example.value, example.point
 
 
 @built_in
 def test_examples_are_encoded_back(name: str) -> None:
     """A simulated meter would say the same registers."""
     points = points_of(name)
-    for example in profile_of(name).expected:
-        point = points[example.point]
-        slot, quality, text = decode(point, example.registers)
+    said = [pair for example in profile_of(name).expected for pair in registers_of(example)]
+    for id_, registers in said:
+        point = points[id_]
+        slot, quality, text = decode(point, registers)
         if quality == Quality.GOOD and point.type != "bits":
-            assert encode(point, slot, text) == example.registers, example.point
+            assert encode(point, slot, text) == registers, id_
         elif quality == Quality.GOOD:
-            assert decode(point, encode(point, slot)) == (slot, quality, text), example.point
+            assert decode(point, encode(point, slot)) == (slot, quality, text), id_
 
 
 @built_in
@@ -132,7 +144,7 @@ def test_every_type_scale_and_order_has_an_example(name: str) -> None:
     def way(point: Point) -> tuple[str, str]:
         return point.type, point.order
 
-    covered = {way(points_of(name)[example.point]) for example in profile.expected}
+    covered = {way(points_of(name)[id_]) for example in profile.expected for id_, _ in registers_of(example)}
     for point in profile.points:
         if point.order != "ABCD":
             assert way(point) in covered, f"no example for {point.type} {point.order} such as {point.id}"

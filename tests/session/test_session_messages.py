@@ -23,7 +23,15 @@ from parkfleet.proto import limits
 TEXTS = st.text(st.characters(), max_size=300)
 COUNTS = st.integers(0, 2**63)
 LINES = st.builds(
-    LineReport, TEXTS, st.floats(-1, 2), COUNTS, st.dictionaries(TEXTS, COUNTS, max_size=40), st.booleans(), TEXTS
+    LineReport,
+    TEXTS,
+    st.floats(-1, 2),
+    COUNTS,
+    st.dictionaries(TEXTS, COUNTS, max_size=40),
+    st.booleans(),
+    TEXTS,
+    COUNTS,
+    st.dictionaries(TEXTS, COUNTS, max_size=40),
 )
 SNAPSHOTS = st.builds(
     AgentSnapshot,
@@ -48,6 +56,9 @@ def test_any_snapshot_makes_an_accepted_heartbeat(snapshot: AgentSnapshot) -> No
     assert heartbeat.buffer.batches == snapshot.buffer.batches
     assert heartbeat.buffer.HasField("oldest_ts") == (snapshot.buffer.oldest_ts is not None)
     assert [line.requests for line in heartbeat.lines] == [line.requests for line in snapshot.lines]
+    assert [line.missed for line in heartbeat.lines] == [line.missed for line in snapshot.lines]
+    for sent, line in zip(heartbeat.lines, snapshot.lines, strict=True):
+        assert max(sent.late.values(), default=0) == max(line.late.values(), default=0)
 
 
 @given(TEXTS, TEXTS, TEXTS)

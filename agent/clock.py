@@ -1,0 +1,140 @@
+"""Clock: whether this box knows the time, and by how much it was set. Readings from before are given the right time.
+
+A Raspberry Pi has no battery: after a power cut it believes an old time until NTP answers. Until then readings are kept
+in memory with the time as it was believed; once the clock is set they are stamped anew by the step and handed on.
+"""
+
+import ctypes
+import errno
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol
+
+from parkfleet.protocols.payload.series import Scan
+
+#: No box has a right clock that shows an earlier time. Seconds: 2026-01-01 UTC.
+EARLIEST_S: Final = 1_767_225_600
+#: Readings from before the clock was set are kept back so long, then go out as they are stamped. Seconds.
+PATIENCE_S: Final = 600.0
+#: … or so many scans of them.
+MOST_HELD: Final = 100_000
+#: A smaller change is the slow correction every clock gets. Seconds.
+STEP_S: Final = 2.0
+_STA_UNSYNC: Final = 0x0040
+
+
+class TimeSource(Protocol):
+    """What the operating system tells."""
+
+    def wall(self) -> float:
+        """Seconds UTC, right or not."""
+
+    def since_boot(self) -> float:
+        """Seconds, suspended ones too; never set."""
+
+    def synchronised(self) -> bool:
+        """Whether somebody (NTP, PTP, GPS) keeps the wall clock right."""
+
+
+class SystemTime:
+    """Linux."""
+
+    def wall(self) -> float:
+        return time.time()
+
+    def since_boot(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def synchronised(self) -> bool:
+        """adjtimex(2): the kernel's own flag, which chrony, ntpd and systemd-timesyncd keep."""
+        state = (ctypes.c_byte * 512)()  # struct timex; modes, its first member, is 0: nothing is changed
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.adjtimex(ctypes.byref(state)) == -1 and ctypes.get_errno() == errno.EFAULT:
+            return False
+        status = ctypes.c_int.from_buffer(state, 5 * ctypes.sizeof(ctypes.c_long)).value
+        return not status & _STA_UNSYNC
+
+
+@dataclass
+class ClockGate:
+    """Stands before everything that keeps readings: lets them through once the time is known.
+
+    on_event: called with (kind, text, data) when the clock is set, stepped, or given up.
+    """
+
+    source: TimeSource
+    deliver: Callable[[Scan], None]
+    on_event: Callable[[str, str, dict[str, object]], None]
+    newest_ts: int = 0  # ms UTC of the newest reading of an earlier life: the clock cannot be before it
+    _held: list[Scan] = field(default_factory=list)
+    _open: bool = False
+    _offset: float = 0.0  # wall minus boot time, as last seen
+    _began: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._began = self.source.since_boot()
+        self._offset = self._now_offset()
+        self._open = self._is_plausible()
+
+    @property
+    def held(self) -> int:
+        """Scans that wait for the time."""
+        return len(self._held)
+
+    def on_scan(self, scan: Scan) -> None:
+        """Takes a scan."""
+        if self._open:
+            self.deliver(scan)
+            return
+        self._held.append(scan)
+        if len(self._held) >= MOST_HELD:
+            self._give_up("too many readings wait for it")
+
+    def look(self) -> None:
+        """Looks at the clock; call it every second or so, and once more before the end."""
+        offset = self._now_offset()
+        step, self._offset = offset - self._offset, offset
+        if not self._open:
+            self._held = [_moved(scan, step) for scan in self._held] if abs(step) >= 0.001 else self._held
+            if self._is_plausible():
+                self._let_go("clock-set", f"the clock was set by {step:+.0f} s")
+            elif self.source.since_boot() - self._began > PATIENCE_S:
+                self._give_up(f"nobody set it for {PATIENCE_S:.0f} s")
+        elif abs(step) > STEP_S:
+            self.on_event("clock-stepped", f"the clock was set by {step:+.1f} s", self._facts(step))
+
+    def end(self) -> None:
+        """Nothing waits any longer: the agent stops."""
+        self.look()
+        if not self._open:
+            self._give_up("the agent stops")
+
+    def _is_plausible(self) -> bool:
+        if self.source.synchronised():
+            return True
+        return self.source.wall() >= max(EARLIEST_S, self.newest_ts / 1000 - 60)
+
+    def _give_up(self, why: str) -> None:
+        self._let_go("clock-not-set", f"the clock was not set, readings bear a wrong time: {why}")
+
+    def _let_go(self, kind: str, text: str) -> None:
+        held, self._held, self._open = self._held, [], True
+        if held or kind == "clock-not-set":
+            self.on_event(kind, text, {**self._facts(0.0), "scans": len(held)})
+        for scan in held:
+            self.deliver(scan)
+
+    def _facts(self, step: float) -> dict[str, object]:
+        return {
+            "step_ms": round(1000 * step),
+            "since_boot_ms": round(1000 * self.source.since_boot()),
+            "synchronised": self.source.synchronised(),
+        }
+
+    def _now_offset(self) -> float:
+        return self.source.wall() - self.source.since_boot()
+
+
+def _moved(scan: Scan, step: float) -> Scan:
+    return replace(scan, ts=scan.ts + round(1000 * step))

@@ -1,0 +1,170 @@
+"""Guarding: every scan passes here on its way to the buffer; doubtful counters are read again before it goes on.
+
+Order within a meter is kept: scans that come while it is read again wait behind. Polling never waits.
+"""
+
+import asyncio
+import logging
+from array import array
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from parkfleet.agent.counter_guard import Baseline, Judgement, Rule, judge
+from parkfleet.agent.events import Events
+from parkfleet.agent.plan import MeterPlan, Plan
+from parkfleet.protocols.payload.series import Scan
+from parkfleet.protocols.quality import Quality
+
+log = logging.getLogger(__name__)
+
+#: Reads a meter once more; None when it gave nothing.
+Reread = Callable[[MeterPlan], Awaitable[Scan | None]]
+Key = tuple[str, str]
+
+_EVENTS: Final = {
+    Judgement.ROLLED_OVER: "counter-rollover",
+    Judgement.DOUBTFUL: "counter-doubtful",
+    Judgement.BEGAN_ANEW: "counter-restarted",
+}
+
+
+@dataclass(frozen=True)
+class _Counter:
+    """A guarded column."""
+
+    key: Key
+    column: int
+    rule: Rule
+
+
+class Guard:
+    """All counters of a plan. Used from the event loop's thread."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        rules: Mapping[Key, Rule],
+        baselines: Mapping[Key, Baseline],
+        events: Events,
+        reread: Reread,
+        deliver: Callable[[Scan], None],
+    ) -> None:
+        """rules: of the columns that are guarded. baselines: from an earlier life."""
+        self._plan = plan
+        self._events = events
+        self._reread = reread
+        self._deliver = deliver
+        self._baselines = {key: baseline for key, baseline in baselines.items() if key in rules}
+        self._meters = {meter.entry: meter for line in plan.lines for meter in line.meters}
+        self._counters = [
+            [
+                _Counter((entry.meter, column.point), index, rules[entry.meter, column.point])
+                for index, column in enumerate(entry.columns)
+                if (entry.meter, column.point) in rules
+            ]
+            for entry in plan.schema.entries
+        ]
+        self._held: dict[int, list[Scan]] = {}  # by entry: the first is being read again
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def baselines(self) -> dict[Key, Baseline]:
+        """The last believed readings."""
+        return dict(self._baselines)
+
+    def begin_anew(self, meter: str) -> dict[str, float]:
+        """Another device is there: its counters are compared with nothing. The last values of the one before."""
+        return {point: self._baselines.pop((own, point)).value for own, point in [*self._baselines] if own == meter}
+
+    def on_scan(self, scan: Scan) -> None:
+        """Takes a scan."""
+        held = self._held.get(scan.entry)
+        if held is not None:
+            held.append(scan)
+            return
+        if self._is_newly_doubtful(scan):
+            self._held[scan.entry] = [scan]
+            task = asyncio.create_task(self._read_again(scan.entry), name=f"reading {scan.entry} again")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            return
+        self._deliver(self._judged(scan))
+
+    async def end(self) -> None:
+        """What is being read again goes on as it was read."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        held, self._held = self._held, {}
+        for scans in held.values():
+            for scan in scans:
+                self._deliver(self._judged(scan))
+
+    async def _read_again(self, entry: int) -> None:
+        fresh = await self._reread(self._meters[entry])
+        held = self._held.pop(entry)
+        self._deliver(self._judged(self._mended(held[0], fresh)))
+        for scan in held[1:]:
+            self.on_scan(scan)
+
+    def _value(self, scan: Scan, counter: _Counter) -> float | None:
+        if scan.quality[counter.column] != Quality.GOOD:
+            return None
+        value = self._plan.schema.entries[scan.entry].columns[counter.column].value(scan.slots[counter.column])
+        return float(value) if isinstance(value, int | float) else None
+
+    def _doubts(self, scan: Scan, counter: _Counter) -> Judgement | None:
+        value = self._value(scan, counter)
+        if value is None:
+            return None
+        return judge(self._baselines.get(counter.key), value, scan.ts, counter.rule)[0]
+
+    def _is_newly_doubtful(self, scan: Scan) -> bool:
+        """Whether a counter is doubtful that was not so at the scan before."""
+        for counter in self._counters[scan.entry]:
+            before = self._baselines.get(counter.key)
+            if before is not None and before.doubts == 0 and self._doubts(scan, counter) is Judgement.DOUBTFUL:
+                return True
+        return False
+
+    def _mended(self, scan: Scan, fresh: Scan | None) -> Scan:
+        """The scan with the second reading of those counters that only the first had wrong."""
+        if fresh is None:
+            return scan
+        slots = array("q", scan.slots)
+        for counter in self._counters[scan.entry]:
+            second = replace(fresh, ts=max(fresh.ts, scan.ts))
+            if self._doubts(scan, counter) is Judgement.DOUBTFUL and self._doubts(second, counter) is Judgement.FITS:
+                slots[counter.column] = fresh.slots[counter.column]
+                log.warning("meter %s: %s was misread once, the second reading is taken", *counter.key)
+        return replace(scan, slots=slots)
+
+    def _judged(self, scan: Scan) -> Scan:
+        """The scan with its doubtful counters marked, and the baselines moved on."""
+        quality: bytearray | None = None
+        for counter in self._counters[scan.entry]:
+            value = self._value(scan, counter)
+            if value is None:
+                continue
+            before = self._baselines.get(counter.key)
+            judgement, self._baselines[counter.key] = judge(before, value, scan.ts, counter.rule)
+            if judgement is Judgement.FITS:
+                continue
+            if judgement is not Judgement.ROLLED_OVER:
+                quality = quality or bytearray(scan.quality)
+                quality[counter.column] = Quality.SUSPECT
+            if before is not None and (judgement is not Judgement.DOUBTFUL or before.doubts == 0):
+                self._tell(counter, judgement, before, value, scan.ts)
+        return scan if quality is None else replace(scan, quality=bytes(quality))
+
+    def _tell(self, counter: _Counter, judgement: Judgement, before: Baseline, value: float, ts: int) -> None:
+        meter, point = counter.key
+        data: dict[str, object] = {
+            "point": point,
+            "before": before.value,
+            "before_ts": before.ts,
+            "now": value,
+            "now_ts": ts,
+        }
+        text = f"{point} {judgement.value}: {value:g} after {before.value:g}"
+        self._events.emit(_EVENTS[judgement], text, meter, data)

@@ -1,0 +1,99 @@
+"""Trust: what stands between polling and the batches so that a reading can be believed.
+
+On its way a scan passes the clock gate (is the time known?) and the counter guard (can it follow the one before?).
+Beside them, the meters' identities are watched. What they find goes out as events.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Final
+
+from parkfleet.agent.clock import ClockGate, SystemTime, TimeSource
+from parkfleet.agent.configuration import Configuration
+from parkfleet.agent.counter_guard import Rule
+from parkfleet.agent.events import Events
+from parkfleet.agent.guarding import Guard, Key
+from parkfleet.agent.plan import MeterPlan, Plan
+from parkfleet.agent.reading import Ask, read_scan
+from parkfleet.agent.replacement import Replacements
+from parkfleet.agent.truth_store import STORE_NAME, TruthStore
+from parkfleet.protocols.payload.series import Scan
+
+if TYPE_CHECKING:
+    from parkfleet.agent.line_parts import LineParts
+
+#: The baselines of the counters are kept so often: what a power cut makes the guard forget. Seconds.
+SAVE_S: Final = 60.0
+CLOCK_S: Final = 1.0
+
+
+class Trust:
+    """One agent's. Made before polling, opened before the first scan."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        plan: Plan,
+        deliver: Callable[[Scan], None],
+        source: TimeSource | None = None,
+    ) -> None:
+        folder = configuration.path(configuration.gateway.buffer.path).parent
+        self._store = TruthStore(folder / STORE_NAME)
+        self.events = Events(self._store)
+        baselines = self._store.baselines()
+        rules = dict(rules_of(configuration, plan))
+        self._asks: Mapping[str, Ask] = {}
+        self._guard = Guard(plan, rules, baselines, self.events, self._reread, deliver)
+        newest = max((baseline.ts for baseline in baselines.values()), default=0)
+        self._gate = ClockGate(source or SystemTime(), self._guard.on_scan, self._on_clock, newest)
+        self._replacements = Replacements(
+            plan.lines, configuration.profiles, self.events, self._store, self._guard.begin_anew
+        )
+
+    def on_scan(self, scan: Scan) -> None:
+        """Takes a scan as it is delivered by polling."""
+        self._gate.on_scan(scan)
+
+    async def run(self, polling: "LineParts") -> None:
+        """Watches until cancelled."""
+        self._asks = {name: line.ask for name, line in polling.lines.items()}
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.events.run(), name="events")
+            group.create_task(self._look_for_ever(), name="clock")
+            group.create_task(self._replacements.run(lambda: polling.statuses, self._asks), name="replacements")
+
+    async def end(self) -> None:
+        """After the last scan: nothing is held back any longer, and what is known is kept."""
+        self._gate.end()
+        await self._guard.end()
+        await self.events.end()
+        await asyncio.to_thread(self._store.save_baselines, self._guard.baselines())
+
+    async def _look_for_ever(self) -> None:
+        saved = time.monotonic()
+        while True:
+            await asyncio.sleep(CLOCK_S)  # how soon a clock that was set is noticed
+            self._gate.look()
+            if time.monotonic() - saved >= SAVE_S:
+                saved = time.monotonic()
+                await asyncio.to_thread(self._store.save_baselines, self._guard.baselines())
+
+    async def _reread(self, meter: MeterPlan) -> Scan | None:
+        ask = self._asks.get(meter.config.line)
+        return None if ask is None else await read_scan(meter, ask)
+
+    def _on_clock(self, kind: str, text: str, data: dict[str, object]) -> None:
+        self.events.emit(kind, text, data=data)
+
+
+def rules_of(configuration: Configuration, plan: Plan) -> Iterator[tuple[Key, Rule]]:
+    """The guarded counters of a plan, by (meter, point)."""
+    rates = {meter.id: meter.max_rate for meter in configuration.gateway.meters}
+    for entry in plan.schema.entries:
+        points = {point.id: point for point in configuration.profiles[entry.profile].points}
+        for column in entry.columns:
+            if column.kind == "counter" and column.type != "string":
+                point = points.get(column.point)
+                own = point.max_rate if point else None
+                yield (entry.meter, column.point), Rule.of(column, point, rates[entry.meter].get(column.point, own))

@@ -1,0 +1,127 @@
+"""Truth store: what makes readings trustworthy over restarts, in one small SQLite file beside the buffer.
+
+Events that the broker does not have yet, the baselines of the counters, the meters' identities. A damaged file is moved
+aside and begun anew; a disk that refuses is told once. Synchronous: call it in a thread of its own.
+"""
+
+import logging
+import sqlite3
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from threading import Lock
+from typing import Final, TypeVar
+
+from parkfleet.agent.counter_guard import Baseline
+from parkfleet.agent.store import new_epoch
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: The file's name, beside the buffer.
+STORE_NAME: Final = "truth.db"
+#: Events that are kept for a broker that is away; then the oldest go.
+MOST_EVENTS: Final = 10_000
+
+_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS events (n INTEGER PRIMARY KEY AUTOINCREMENT, packed BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS counters (meter TEXT, point TEXT, value REAL NOT NULL, ts INTEGER NOT NULL,
+  PRIMARY KEY (meter, point));
+CREATE TABLE IF NOT EXISTS identities (meter TEXT PRIMARY KEY, identity TEXT NOT NULL);
+"""
+
+
+class TruthStore:
+    """One file, one user at a time. No method raises for what the disk or the file does."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = Lock()
+        self._told = False
+
+    def prefix(self) -> str:
+        """What the ids of this file's events begin with: another for every file, so that an id is never used twice."""
+
+        def read(db: sqlite3.Connection) -> str:
+            db.execute("INSERT OR IGNORE INTO facts VALUES ('prefix', ?)", (f"{new_epoch():08x}",))
+            return str(db.execute("SELECT value FROM facts WHERE name = 'prefix'").fetchone()[0])
+
+        return self._do(read, "")
+
+    def add_event(self, packed: bytes) -> int:
+        """Keeps an event; its number, 0 when the disk refused."""
+
+        def add(db: sqlite3.Connection) -> int:
+            cursor = db.execute("INSERT INTO events (packed) VALUES (?)", (packed,))
+            db.execute("DELETE FROM events WHERE n <= ?", ((cursor.lastrowid or 0) - MOST_EVENTS,))
+            return cursor.lastrowid or 0
+
+        return self._do(add, 0)
+
+    def events(self, most: int = 100) -> list[tuple[int, bytes]]:
+        """The oldest events, with their numbers."""
+        return self._do(
+            lambda db: db.execute("SELECT n, packed FROM events ORDER BY n LIMIT ?", (most,)).fetchall(), []
+        )
+
+    def drop_event(self, number: int) -> None:
+        """The broker has it."""
+        self._do(lambda db: db.execute("DELETE FROM events WHERE n = ?", (number,)), None)
+
+    def baselines(self) -> dict[tuple[str, str], Baseline]:
+        """The counters' last believed readings, by (meter, point)."""
+
+        def read(db: sqlite3.Connection) -> dict[tuple[str, str], Baseline]:
+            rows = db.execute("SELECT meter, point, value, ts FROM counters")
+            return {(meter, point): Baseline(value, ts) for meter, point, value, ts in rows}
+
+        return self._do(read, {})
+
+    def save_baselines(self, baselines: Mapping[tuple[str, str], Baseline]) -> None:
+        """Keeps them, in one transaction; those that are not named are forgotten."""
+
+        def save(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM counters")
+            rows = [(*key, baseline.value, baseline.ts) for key, baseline in baselines.items()]
+            db.executemany("INSERT INTO counters VALUES (?, ?, ?, ?)", rows)
+
+        self._do(save, None)
+
+    def identities(self) -> dict[str, str]:
+        """What the meters called themselves, by meter."""
+        return dict(self._do(lambda db: db.execute("SELECT meter, identity FROM identities").fetchall(), []))
+
+    def save_identity(self, meter: str, identity: str) -> None:
+        """Keeps what a meter calls itself."""
+        self._do(lambda db: db.execute("INSERT OR REPLACE INTO identities VALUES (?, ?)", (meter, identity)), None)
+
+    def _do(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
+        with self._lock:
+            for _ in range(2):
+                try:
+                    with closing(sqlite3.connect(self._path, timeout=5.0)) as db, db:
+                        db.executescript(_TABLES)
+                        done = work(db)
+                    self._told = False
+                    return done
+                except sqlite3.OperationalError as error:
+                    self._tell(f"{self._path} cannot be used: {error}")
+                    return otherwise
+                except sqlite3.DatabaseError as error:
+                    self._move_aside(error)
+        return otherwise
+
+    def _move_aside(self, error: sqlite3.Error) -> None:
+        aside = self._path.with_name(f"{self._path.name}.damaged")
+        log.warning("%s is damaged (%s): moved to %s, a new one is begun", self._path, error, aside.name)
+        try:
+            self._path.replace(aside)
+        except OSError as failure:
+            self._tell(f"{self._path} cannot be moved: {failure}")
+
+    def _tell(self, told: str) -> None:
+        if not self._told:
+            log.warning("%s; events and baselines are kept in memory only", told)
+        self._told = True

@@ -1,0 +1,135 @@
+"""The clock gate: readings from before the time is known are given the right one, and none is lost."""
+
+from array import array
+from dataclasses import dataclass, field
+
+import pytest
+
+from parkfleet.agent import clock
+from parkfleet.agent.clock import EARLIEST_S, PATIENCE_S, ClockGate, SystemTime
+from parkfleet.protocols.payload.series import Scan
+
+NOW = 1_795_000_000.0
+
+
+@dataclass
+class FakeTime:
+    """A box just started, that believes a time."""
+
+    believed: float
+    boot: float = 20.0
+    ntp: bool = False
+
+    def wall(self) -> float:
+        return self.believed
+
+    def since_boot(self) -> float:
+        return self.boot
+
+    def synchronised(self) -> bool:
+        return self.ntp
+
+    def passes(self, seconds: float) -> None:
+        self.believed += seconds
+        self.boot += seconds
+
+    def set(self, right: float) -> None:
+        self.believed, self.ntp = right, True
+
+
+@dataclass
+class Gate:
+    """A gate, and what came out of it."""
+
+    source: FakeTime
+    newest_ts: int = 0
+    out: list[int] = field(default_factory=list)
+    events: list[tuple[str, dict[str, object]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.gate = ClockGate(
+            self.source,
+            lambda scan: self.out.append(scan.ts),
+            lambda kind, _, data: self.events.append((kind, data)),
+            self.newest_ts,
+        )
+
+    def scan(self) -> None:
+        """A scan at the time that the box believes."""
+        self.gate.on_scan(Scan(0, round(1000 * self.source.believed), array("q", [1]), bytes(1), ()))
+
+
+def test_box_that_knows_the_time_holds_nothing() -> None:
+    """Also without NTP, when the time can be right: islands without internet work."""
+    for source in (FakeTime(NOW, ntp=True), FakeTime(NOW), FakeTime(0.0, ntp=True)):
+        gate = Gate(source)
+        gate.scan()
+        assert gate.out == [round(1000 * source.believed)]
+        assert gate.events == []
+
+
+@pytest.mark.parametrize(("believed", "newest"), [(0.0, 0), (NOW - 86_400, round(NOW * 1000))])
+def test_readings_before_the_clock_is_set_are_stamped_anew(believed: float, newest: int) -> None:
+    """At 1970, or at the time of the last power cut: by the step, in their order, with their distances."""
+    source = FakeTime(believed)
+    gate = Gate(source, newest)
+    for _ in range(3):
+        gate.scan()
+        source.passes(10)
+        gate.gate.look()
+    assert gate.out == []
+    source.set(NOW)
+    gate.gate.look()
+    gate.scan()
+    assert gate.out == [round(1000 * (NOW - ago)) for ago in (30, 20, 10, 0)]
+    ((kind, data),) = gate.events
+    assert (kind, data["scans"]) == ("clock-set", 3)
+
+
+def test_clock_that_nobody_sets() -> None:
+    """After ten minutes readings go out with the time they have, and that is told."""
+    source = FakeTime(0.0)
+    gate = Gate(source)
+    gate.scan()
+    source.passes(PATIENCE_S + 1)
+    gate.gate.look()
+    gate.scan()
+    assert gate.out == [0, round(1000 * source.believed)]
+    assert [kind for kind, _ in gate.events] == ["clock-not-set"]
+
+
+def test_agent_that_stops_before_the_clock_is_set_loses_nothing() -> None:
+    """What is held goes into the buffer."""
+    gate = Gate(FakeTime(0.0))
+    gate.scan()
+    gate.gate.end()
+    assert gate.out == [0]
+
+
+def test_held_readings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A box of 512 MB must live on."""
+    monkeypatch.setattr(clock, "MOST_HELD", 3)
+    gate = Gate(FakeTime(0.0))
+    for _ in range(4):
+        gate.scan()
+    assert len(gate.out) == 4
+    assert gate.gate.held == 0
+
+
+def test_step_of_a_running_clock_is_told() -> None:
+    """Slow corrections are not."""
+    source = FakeTime(NOW, ntp=True)
+    gate = Gate(source)
+    source.believed += 0.5
+    gate.gate.look()
+    source.believed += 3600
+    gate.gate.look()
+    assert [(kind, data["step_ms"]) for kind, data in gate.events] == [("clock-stepped", 3_600_000)]
+
+
+def test_system_time_answers() -> None:
+    """The kernel's own clocks."""
+    system = SystemTime()
+    assert system.wall() > EARLIEST_S
+    assert 0 < system.since_boot() < system.wall()
+    assert system.synchronised() in (True, False)

@@ -1,0 +1,239 @@
+"""Trust in readings: doubtful counters, replaced meters and their events, on simulated meters and a real broker."""
+
+import asyncio
+import contextlib
+from array import array
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+
+from parkfleet.agent.configuration import load_configuration
+from parkfleet.agent.counter_guard import Baseline, Rule
+from parkfleet.agent.events import Events
+from parkfleet.agent.guarding import Guard
+from parkfleet.agent.plan import LinePlan, MeterPlan, Plan
+from parkfleet.agent.service import AgentService
+from parkfleet.agent.truth_store import TruthStore
+from parkfleet.protocols.config import BrokerConfig, LineConfig, MeterConfig, parse_line_url
+from parkfleet.protocols.library import load_profile
+from parkfleet.protocols.mqtt import MqttConnection
+from parkfleet.protocols.payload.schema import Schema
+from parkfleet.protocols.payload.series import Column, Entry, Scan
+from parkfleet.protocols.payload.topics import Event, unpack_event
+from parkfleet.protocols.profile import Factor
+from parkfleet.protocols.quality import Quality
+from parkfleet.protocols.readplan import WireCost
+from parkfleet.simulators.broker import RunningBroker
+from parkfleet.simulators.endpoint import TcpEndpoint
+from parkfleet.simulators.loads import load_of
+from parkfleet.simulators.meter import SimulatedMeter
+from parkfleet.simulators.record import AnswerRecord
+from tests.eventually import eventually
+
+COLUMNS = (Column("power", "W", "int", "gauge"), Column("energy", "kWh", "int", "counter", Factor(1, 1)))
+HOUR = 3_600_000
+
+
+class Guarded:
+    """A guard of one meter, its second readings given by the test."""
+
+    def __init__(self, path: Path) -> None:
+        self.out: list[Scan] = []
+        self.second: list[Scan | None] = []
+        self.store = TruthStore(path / "truth.db")
+        self.events = Events(self.store)
+        address = parse_line_url("tcp://h")
+        meter = MeterPlan(MeterConfig("m", "l", 1, "p"), 0, (), ())
+        line = LinePlan(LineConfig("l", "tcp://h"), address, WireCost.of(address), (meter,))
+        plan = Plan(Schema((Entry("m", "p", "power", COLUMNS),)), (line,))
+        rules = {("m", "energy"): Rule(100.0, 0.1)}
+        self.guard = Guard(plan, rules, {}, self.events, self._reread, self.out.append)
+
+    async def _reread(self, _: MeterPlan) -> Scan | None:
+        await asyncio.sleep(0)
+        return self.second.pop(0) if self.second else None
+
+    def scan(self, hour: int, energy: int, quality: int = Quality.GOOD) -> Scan:
+        return Scan(0, hour * HOUR, array("q", [7, energy]), bytes([0, quality]), ())
+
+    async def takes(self, *scans: Scan) -> list[tuple[int, int, int]]:
+        """(hour, energy, quality) of all that came out in the end."""
+        for scan in scans:
+            self.guard.on_scan(scan)
+        await eventually(lambda: len(self.out) >= len(scans))
+        return [(scan.ts // HOUR, scan.slots[1], scan.quality[1]) for scan in self.out]
+
+
+async def test_reading_that_was_torn_once_is_mended_by_the_second(tmp_path: Path) -> None:
+    """The second reading takes its place, with its own good quality; no event."""
+    guarded = Guarded(tmp_path)
+    guarded.second = [guarded.scan(1, 55)]
+    assert await guarded.takes(guarded.scan(0, 50), guarded.scan(1, 65_586)) == [(0, 50, 0), (1, 55, 0)]
+    assert guarded.events.counts == {}
+
+
+async def test_doubtful_reading_that_stands_goes_out_as_suspect(tmp_path: Path) -> None:
+    """Never dropped, in its order, the other points untouched; confirmed three times it is the new baseline, told."""
+    guarded = Guarded(tmp_path)
+    guarded.second = [guarded.scan(1, 1)]
+    scans = [guarded.scan(hour, energy) for hour, energy in enumerate([50_000, 1, 2, 3, 4])]
+    good, suspect = Quality.GOOD, Quality.SUSPECT
+    assert await guarded.takes(*scans) == [
+        (0, 50_000, good), (1, 1, suspect), (2, 2, suspect), (3, 3, suspect), (4, 4, good)
+    ]  # fmt: skip
+    assert all(scan.quality[0] == good for scan in guarded.out)
+    assert guarded.events.counts == {"counter-doubtful": 1, "counter-restarted": 1}
+
+
+async def test_meter_that_gives_no_second_reading(tmp_path: Path) -> None:
+    """The first goes out, as suspect."""
+    guarded = Guarded(tmp_path)
+    guarded.second = [None]
+    assert (await guarded.takes(guarded.scan(0, 50), guarded.scan(1, 65_586)))[1] == (1, 65_586, Quality.SUSPECT)
+
+
+async def test_end_holds_nothing_back(tmp_path: Path) -> None:
+    """The agent stops while a meter is read again."""
+    guarded = Guarded(tmp_path)
+    guarded.guard.on_scan(guarded.scan(0, 50))
+    guarded.guard.on_scan(guarded.scan(1, 65_586))
+    guarded.guard.on_scan(guarded.scan(2, 55))
+    await guarded.guard.end()
+    assert [scan.slots[1] for scan in guarded.out] == [50, 65_586, 55]
+
+
+async def test_missing_readings_are_no_doubt(tmp_path: Path) -> None:
+    """A gap between two readings says nothing against them."""
+    guarded = Guarded(tmp_path)
+    gap = guarded.scan(1, 0, Quality.TIMEOUT)
+    assert [q for _, _, q in await guarded.takes(guarded.scan(0, 50), gap, guarded.scan(2, 60))] == [0, 1, 0]
+
+
+def test_store_outlives_damage(tmp_path: Path) -> None:
+    """Baselines, identities and events are there after a restart; a damaged file is moved aside."""
+    path = tmp_path / "truth.db"
+    store = TruthStore(path)
+    store.save_baselines({("m", "energy"): Baseline(5.5, 7)})
+    store.save_identity("m", "SN 1")
+    number = store.add_event(b"x")
+    again = TruthStore(path)
+    assert again.baselines() == {("m", "energy"): Baseline(5.5, 7)}
+    assert again.identities() == {"m": "SN 1"}
+    assert again.events() == [(number, b"x")]
+    prefix = again.prefix()
+    assert TruthStore(path).prefix() == prefix
+    again.drop_event(number)
+    assert again.events() == []
+    path.write_bytes(b"no database at all, but long enough to look like something" * 20)
+    assert TruthStore(path).identities() == {}
+    assert (tmp_path / "truth.db.damaged").exists()
+    assert TruthStore(path).prefix() != prefix
+
+
+def test_store_on_a_disk_that_refuses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Told once; nothing is raised."""
+    store = TruthStore(tmp_path / "no folder" / "truth.db")
+    assert (store.prefix(), store.add_event(b"x"), store.baselines()) == ("", 0, {})
+    assert len([record for record in caplog.records if "cannot be used" in record.message]) == 1
+
+
+PROFILE = """\
+profile: known
+title: {en: Known}
+medium: power
+source: these tests
+identity: [serial_number]
+points:
+  - {id: serial_number, type: uint32, address: 0, hidden: true}
+  - {id: energy_import, type: uint32, address: 2, unit: kWh, kind: counter}
+"""
+
+
+@contextlib.asynccontextmanager
+async def agent(folder: Path, line: TcpEndpoint, broker: str) -> AsyncIterator[AgentService]:
+    """A running agent that reads one meter every 200 ms."""
+    document = {
+        "park": "p",
+        "gateway": "g",
+        "profiles": ["profiles"],
+        "broker": {"url": broker},
+        "buffer": {"flush": "100ms"},
+        "lines": [{"id": "hall", "url": line.url}],
+        "meters": [{"id": "m1", "line": "hall", "unit": 1, "profile": "known", "interval": "200ms"}],
+    }
+    (folder / "gateway.yaml").write_text(yaml.safe_dump(document))
+    service, stop = AgentService(load_configuration(folder / "gateway.yaml")), asyncio.Event()
+    task = asyncio.create_task(service.run(stop))
+    try:
+        yield service
+    finally:
+        stop.set()
+        await task
+
+
+def device(folder: Path, seed: int) -> SimulatedMeter:
+    """With a serial number of its own."""
+    (folder / "profiles").mkdir(exist_ok=True)
+    (folder / "profiles/known.yaml").write_text(PROFILE)
+    return SimulatedMeter(load_profile("known", [folder / "profiles"]), 1, load_of("power", 1), seed)
+
+
+@contextlib.asynccontextmanager
+async def listening(url: str) -> AsyncIterator[list[Event]]:
+    """The gateway's events as a consumer hears them."""
+    heard: list[Event] = []
+    connection = await MqttConnection.open(
+        BrokerConfig(url),
+        "listener",
+        folder=Path(),
+        on_message=lambda _t, payload, _r: heard.append(unpack_event(payload)),
+    )
+    try:
+        await connection.subscribe("pf/v1/p/g/event")
+        yield heard
+    finally:
+        await connection.close()
+
+
+async def test_meter_replaced_is_told_with_its_last_values(tmp_path: Path, broker: RunningBroker) -> None:
+    """Over a restart of the agent as well: another serial number is another meter."""
+    async with listening(broker.url) as heard:
+        old, new = device(tmp_path, 1), device(tmp_path, 2)
+        record, store = AnswerRecord(), TruthStore(tmp_path / "truth.db")
+        async with TcpEndpoint("hall", [old], record) as line, agent(tmp_path, line, broker.url):
+            await eventually(lambda: store.identities() == {"m1": str(old.serial_number)} and len(record) >= 4)
+        async with TcpEndpoint("hall", [new], AnswerRecord()) as line, agent(tmp_path, line, broker.url):
+            event = await eventually(lambda: next((event for event in heard if event.kind == "meter-replaced"), None))
+    assert event is not None
+    assert event.meter == "m1"
+    assert event.data["before"] == str(old.serial_number)
+    assert event.data["now"] == str(new.serial_number)
+    assert event.data["last"]["energy_import"] > 0
+    assert event.id
+
+
+async def test_events_wait_for_a_broker_that_is_away(tmp_path: Path, broker: RunningBroker) -> None:
+    """Kept on the disk, sent once it is there, each under its own id."""
+    events_ = Events(TruthStore(tmp_path / "truth.db"))
+    for number in range(3):
+        events_.emit("test", f"number {number}")
+    await events_.end()
+    async with (
+        listening(broker.url) as heard,
+        TcpEndpoint("hall", [device(tmp_path, 1)], AnswerRecord()) as line,
+        agent(tmp_path, line, broker.url),
+    ):
+        await eventually(lambda: len(heard) >= 3)
+    assert [event.text for event in heard[:3]] == ["number 0", "number 1", "number 2"]
+    assert len({event.id for event in heard}) == len(heard)
+    assert TruthStore(tmp_path / "truth.db").events() == []
+
+
+def test_event_keeps_its_fields() -> None:
+    """As consumers read it."""
+    event = Event(7, "meter-replaced", "text", "m1", {"before": "a"}, "0000-1")
+    assert unpack_event(event.pack()) == event
+    assert msgspec.json.decode(event.pack())["id"] == "0000-1"
