@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := $(wildcard native/*.pyx native/*.pxd native/*.py proto/*.proto) setup.py pyproject.toml
 
-.PHONY: help demo test check build bench-plan bench-engine bench-writes fault-agent fuzz clean
+.PHONY: help demo test check build bench-codec codec-prior bench-plan bench-engine bench-drain bench-writes fault-agent \
+  fuzz clean
 
 help:
 	@echo "make demo    the whole way on this machine: simulated meters to a consumer   ARGS=\"--duration 30s --outage 8s\""
@@ -13,9 +14,12 @@ help:
 	@echo "make check   ruff, mypy --strict, import rules"
 	@echo "make bench-plan   wire time of the read plan beside Telegraf's optimisations"
 	@echo "make bench-engine the line engine beside libmodbus, pymodbus, minimalmodbus (8 min; apt install libmodbus-dev)"
+	@echo "make bench-drain  a day's backlog to a local broker while fresh batches go on (1 min)"
 	@echo "make bench-writes what a day of readings writes to an SD card (3 min)"
 	@echo "make fault-agent  kill -9, lost brokers, partitions, full disks, damaged files: the account must come out (13 min)"
 	@echo "make fuzz    native parsers under libFuzzer with sanitizers, a million executions each (20 min; apt install clang)"
+	@echo "make bench-codec  bytes a reading beside Sparkplug, zstd, Gorilla, Chimp, pcodec, Parquet (needs PARKFLEET_DATA)"
+	@echo "make codec-prior  trains the codec's prior anew: another codec (needs PARKFLEET_DATA)"
 	@echo "make build   wheel and sdist in dist/"
 	@echo "make clean   remove everything that was built"
 
@@ -53,6 +57,9 @@ bench-engine: $(READY)
 	@$(BIN)/python -c 'import minimalmodbus' 2>/dev/null || $(BIN)/python -m pip install --quiet minimalmodbus
 	$(BIN)/python -m tests.benchmarks.bench_engine
 
+bench-drain: $(READY)
+	$(BIN)/python -m tests.benchmarks.bench_drain
+
 bench-writes: $(READY)
 	$(BIN)/python -m tests.benchmarks.bench_writes
 
@@ -62,6 +69,14 @@ fault-agent: $(READY)
 fuzz: $(READY)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet atheris
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+bench-codec: $(READY)
+	@$(BIN)/python -c 'import zstandard, pcodec, pyarrow, numpy' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet zstandard pcodec pyarrow numpy
+	$(BIN)/python -m tests.benchmarks.bench_codec
+
+codec-prior: $(READY)
+	$(BIN)/python -m tests.benchmarks.train_prior
 
 build: $(READY)
 	$(BIN)/python -m build --outdir dist .

@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 from parkfleet.agent.plan import MeterPlan
 from parkfleet.protocols.payload.series import Scan
+from parkfleet.protocols.readplan import PlannedRequest
 
 OnScan = Callable[[Scan], None]
-#: Told of scans in which a request failed, and of the first good one behind them: the plan, and a quality code for each
-#: of its requests.
-OnFailure = Callable[[MeterPlan, Sequence[int]], None]
+#: Told of scans in which a request failed, and of the first good one of its kind behind them: the plan, what was asked,
+#: and a quality code for each request.
+OnFailure = Callable[[MeterPlan, Sequence[PlannedRequest], Sequence[int]], None]
 
 
 class MeterActivity(NamedTuple):

@@ -128,16 +128,21 @@ class Delivery:
         before = await self._buffer.last_seqs()
         self._live.at, self._backlog.upto = dict(before), before
         self._connection.lost.add_done_callback(lambda _: self._wake.set())
-        await self._connection.subscribe(self._topics.request)
+        await self._subscribe()
         loops = (self._wake_by(self._buffer.wait_for_batch), self._wake_by(self._replay.wait), self._answer())
         end = asyncio.create_task(draining.wait())
         end.add_done_callback(lambda _: self._wake.set())
         tasks: list[asyncio.Task[object]] = [*(asyncio.create_task(loop) for loop in loops), end]
+        for task in tasks[:-1]:  # they end only by a fault of ours, which must be heard of
+            task.add_done_callback(lambda _: self._wake.set())
         try:
             while True:
                 self._wake.clear()
                 await self._settle()
                 self._check()
+                for task in tasks[:-1]:
+                    if task.done():
+                        task.result()
                 if self._held_until <= self._clock():
                     await self._fill()
                 if draining.is_set() and not self._flights:
@@ -148,6 +153,16 @@ class Delivery:
                 task.cancel()
             for flight in self._flights.values():
                 self._back(flight)
+
+    async def _subscribe(self) -> None:
+        """Hears requests from now on. A broker that does not let us costs replays on request, and nothing else."""
+        try:
+            async with asyncio.timeout(self._ack_timeout):
+                await self._connection.subscribe(self._topics.request)
+        except TimeoutError:
+            raise BrokerError(f"the broker acknowledged nothing for {self._ack_timeout:g} s") from None
+        except PublishRefusedError as error:
+            self._tell(f"the broker does not let us hear requests for replays on {self._topics.request}: {error}")
 
     async def _wake_by(self, wait: Callable[[], Awaitable[None]]) -> None:
         while True:

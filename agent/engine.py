@@ -17,37 +17,20 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from parkfleet.agent.activity import LineStatus, MeterActivity, OnFailure, OnScan
+from parkfleet.agent.engine_spec import NS, line_spec, meter_spec
 from parkfleet.agent.plan import LinePlan, MeterPlan
 from parkfleet.agent.poller import REOPEN_S
 from parkfleet.agent.transport import LineDownError, open_port
 from parkfleet.agent.usb_serial import advise
 from parkfleet.agent.zone import UTC, Zone
 from parkfleet.native.engine import Engine
-from parkfleet.native.spec import (
-    ORDERS,
-    RTU_TCP,
-    SERIAL,
-    TCP,
-    TYPES,
-    FieldSpec,
-    LineCounters,
-    LineSpec,
-    MeterSpec,
-    Record,
-    RequestSpec,
-)
-from parkfleet.protocols.modbus.rtu import silence
+from parkfleet.native.spec import LineCounters, Record
 from parkfleet.protocols.payload.series import Scan
-from parkfleet.protocols.profile import BIT_TABLES, Point
 from parkfleet.protocols.quality import EXCEPTION, Quality, quality_name
+from parkfleet.protocols.readplan import PlannedRequest
 
 log = logging.getLogger(__name__)
 
-NS: Final = 1_000_000_000
-KINDS: Final = {"serial": SERIAL, "tcp": TCP, "rtu+tcp": RTU_TCP}
-#: A learned time-out is at least so much above the meter's turnaround, in nanoseconds. Over a network a lost segment
-#: is sent again after 200 ms (Linux, TCP_RTO_MIN): that must not look like a dead meter.
-LEAST_TIMEOUT_NS: Final = {SERIAL: 20_000_000, TCP: 300_000_000, RTU_TCP: 300_000_000}
 #: What a gateway box answers for a meter that it cannot reach.
 UNREACHED: Final = frozenset({EXCEPTION | 10, EXCEPTION | 11})
 #: How long scans under way may take to end after stop(). Seconds.
@@ -58,63 +41,17 @@ ZONE_AHEAD_S: Final = 5.0
 LEND_S: Final = 10.0
 
 
-def field_spec(point: Point, column: int, address: int) -> FieldSpec:
-    """A point's place in the answer of a request that begins at an address."""
-    factor = point.factor
-    return FieldSpec(
-        column=column,
-        type=TYPES.index(point.type),
-        order=ORDERS.index(point.order),
-        first=point.address - address,
-        registers=1 if point.table in BIT_TABLES else point.count,
-        bit=point.bit,
-        width=point.width,
-        invalid=tuple(point.invalid),
-        multiply=float(factor.multiply),
-        add=float(factor.add),
-        divide=float(10**factor.decimals),
-    )
+class _Layout:
+    """What the records of one tag hold."""
 
-
-def meter_spec(plan: MeterPlan, tag: int) -> MeterSpec:
-    """What the engine must know of a meter."""
-    requests = tuple(
-        RequestSpec(
-            planned.request.function,
-            planned.request.address,
-            planned.request.count,
-            tuple(field_spec(plan.points[index], index, planned.request.address) for index in planned.points),
-        )
-        for planned in plan.requests
-    )
-    return MeterSpec(
-        tag,
-        plan.config.unit,
-        round(plan.config.interval * NS),
-        len(plan.points),
-        requests,
-        offset_ns=round(plan.offset_s * NS),
-        gap_ns=round(plan.gap_s * NS),
-    )
-
-
-def line_spec(plan: LinePlan, first_tag: int, address: bytes = b"", fd: int = -1) -> LineSpec:
-    """What the engine must know of a line; its meters are tagged from first_tag on."""
-    line = plan.address
-    meters = tuple(meter_spec(meter, first_tag + index) for index, meter in enumerate(plan.meters))
-    serial = line.kind == "serial"
-    return LineSpec(
-        kind=KINDS[line.kind],
-        timeout_ns=round(plan.config.timeout * NS),
-        meters=meters,
-        byte_ns=round(line.bits_per_byte / line.baud * NS) if serial else 0,
-        silence_ns=round(silence(line.baud, line.bits_per_byte) * NS) if serial else 0,
-        fd=fd,
-        address=address,
-        least_timeout_ns=LEAST_TIMEOUT_NS[KINDS[line.kind]],
-        connections=plan.config.connections,
-        outstanding=plan.config.outstanding,
-    )
+    def __init__(self, plan: MeterPlan, due: int) -> None:
+        """due: bits of the plan's groups."""
+        self.plan = plan
+        self.requests = plan.asked(due)
+        self.entries = plan.entries(due)
+        self.texts = _text_slices(plan, self.requests)
+        asked = frozenset(index for planned in self.requests for index in planned.points)
+        self.asked = None if len(asked) == len(plan.points) else asked  # None: all columns
 
 
 @dataclass
@@ -122,32 +59,28 @@ class _Meter:
     """One meter, and what was last said of it."""
 
     plan: MeterPlan
-    texts: tuple[slice, ...]  # of its string columns, in a record's texts
     status: LineStatus
     last_ts: int = 0
     told: str = ""
-    failing: bool = False  # a request of its last scan failed
+    failing: frozenset[int] = frozenset()  # layouts (their ids) of whose latest record a request failed
 
-    def adopt(self, plan: MeterPlan) -> None:
-        """From now on its records come of this plan."""
-        self.plan, self.texts, self.failing = plan, _text_slices(plan), False
-
-    def outcomes(self, record: Record) -> list[int]:
+    def outcomes(self, record: Record, layout: _Layout) -> list[int]:
         """A quality code for each request, 0 for one that was answered with values."""
         return [
             Quality.GOOD if ms else record.quality[planned.points[0]]
-            for ms, planned in zip(record.answers, self.plan.requests, strict=True)
+            for ms, planned in zip(record.answers, layout.requests, strict=True)
         ]
 
-    def scan(self, record: Record) -> Scan:
-        """The record as the agent's buffer wants it."""
+    def scans(self, record: Record, layout: _Layout) -> list[Scan]:
+        """The record as the agent's buffer wants it: a scan for each entry that is due."""
         answered = min((ms for ms in record.answers if ms), default=None)
         strings = tuple(
-            _text(record.texts[part]) if record.quality[column] == Quality.GOOD else None
-            for column, part in zip(_string_columns(self.plan), self.texts, strict=True)
+            _text(record.texts[part]) if part and record.quality[column] == Quality.GOOD else None
+            for column, part in layout.texts.items()
         )
         quality = record.quality if not self.plan.refused else _with_refused(record.quality, self.plan.refused)
-        return Scan(self.plan.entry, self._timestamp(record.slot_ms, answered), record.slots, quality, strings)
+        ts = self._timestamp(record.slot_ms, answered)
+        return [Scan(entry, ts, record.slots, quality, strings) for entry in layout.entries]
 
     def _timestamp(self, slot_ms: int, answered_ms: int | None) -> int:
         """ms UTC: the slot when the answer came close to it; never backwards in a series."""
@@ -159,11 +92,11 @@ class _Meter:
         self.last_ts = ts
         return ts
 
-    def note(self, quality: bytes) -> None:
-        """Keeps the status, and tells a new kind of failure once."""
-        config, refused = self.plan.config, self.plan.refused
-        asked = set(quality) if not refused else {code for i, code in enumerate(quality) if i not in refused}
-        bad = asked - {Quality.GOOD, Quality.INVALID}
+    def note(self, quality: bytes, asked: frozenset[int] | None) -> None:
+        """Keeps the status, and tells a new kind of failure once. asked: the columns that were; None: all."""
+        config = self.plan.config
+        codes = set(quality) if asked is None else {quality[index] for index in asked}
+        bad = codes - {Quality.GOOD, Quality.INVALID}
         if not bad:
             self.status.meters_bad.discard(config.id)
             if self.told:
@@ -213,7 +146,7 @@ class LineEngine:
         self._zone, self._ahead = zone, 0.0
         self._engine = Engine(lines=max(1, len(self._plans)))
         self._meters: dict[str, _Meter] = {}  # by id
-        self._tags: dict[int, tuple[_Meter, MeterPlan]] = {}  # of the records that may come
+        self._tags: dict[int, tuple[_Meter, _Layout]] = {}  # of the records that may come
         self._next_tag = 0
         self._lines: list[_Line] = []
         self._added = asyncio.Event()
@@ -366,15 +299,17 @@ class LineEngine:
             line = _Line(plan, index, self.statuses[plan.config.id])
             self._lines.append(line)
             for meter in plan.meters:
-                self._meters[meter.config.id] = _Meter(meter, _text_slices(meter), line.status)
+                self._meters[meter.config.id] = _Meter(meter, line.status)
                 self._tag(meter)
             if serial:
                 self._open(line)
 
     def _tag(self, plan: MeterPlan) -> int:
-        """A tag for the records that come of a plan."""
-        tag, self._next_tag = self._next_tag, self._next_tag + 1
-        self._tags[tag] = self._meters[plan.config.id], plan
+        """The first of the tags for the records that come of a plan, one for each case of groups that are due."""
+        tag = self._next_tag
+        for due in range(plan.all_due + 1):
+            self._tags[tag + due] = self._meters[plan.config.id], _Layout(plan, due)
+        self._next_tag += plan.all_due + 1
         return tag
 
     async def _renew(self, line: _Line) -> None:
@@ -420,24 +355,27 @@ class LineEngine:
         """Hands finished scans on."""
         for fields in self._engine.take():
             record = Record(*fields)
-            meter, plan = self._tags[record.tag]
-            if plan is not meter.plan:
-                meter.adopt(plan)  # the first record of a new plan
-            self._tell_failure(meter, record)
-            meter.note(record.quality)
-            self._on_scan(meter.scan(record))
+            meter, layout = self._tags[record.tag]
+            if layout.plan is not meter.plan:  # the first record of a new plan
+                meter.plan, meter.failing = layout.plan, frozenset()
+            self._tell_failure(meter, record, layout)
+            meter.note(record.quality, layout.asked)
+            for scan in meter.scans(record, layout):
+                self._on_scan(scan)
         if self._engine.changes != self._changes:
             self._changes = self._engine.changes
             self._refresh()
         self._changed.set()
 
-    def _tell_failure(self, meter: _Meter, record: Record) -> None:
+    def _tell_failure(self, meter: _Meter, record: Record, layout: _Layout) -> None:
         if self._on_failure is None:
             return
-        failing = any(record.quality) and any(outcomes := meter.outcomes(record))
-        if failing or meter.failing:
-            self._on_failure(meter.plan, outcomes if failing else [Quality.GOOD] * len(meter.plan.requests))
-        meter.failing = failing
+        kind = id(layout)
+        outcomes = meter.outcomes(record, layout) if any(record.quality) or kind in meter.failing else []
+        failing = any(outcomes)
+        if failing or kind in meter.failing:
+            self._on_failure(layout.plan, layout.requests, outcomes)
+            meter.failing = meter.failing | {kind} if failing else meter.failing - {kind}
 
     def _refresh(self) -> None:
         """The engine's counters into the lines' statuses; what became of the lines is told."""
@@ -497,16 +435,20 @@ def _string_columns(plan: MeterPlan) -> list[int]:
     return [column for column, point in enumerate(plan.points) if point.type == "string"]
 
 
-def _text_slices(plan: MeterPlan) -> tuple[slice, ...]:
-    """Where each string column's bytes lie: the engine lays them out in the order of the requests' fields."""
-    at, found = 0, {}
-    for planned in plan.requests:
+def _text_slices(plan: MeterPlan, requests: Sequence[PlannedRequest]) -> dict[int, slice | None]:
+    """Where each string column's bytes lie: the engine lays them out in the order of the requests' fields.
+
+    None for a column that is not asked for.
+    """
+    at = 0
+    found: dict[int, slice | None] = dict.fromkeys(_string_columns(plan))
+    for planned in requests:
         for column in planned.points:
-            if plan.points[column].type == "string":
+            if column in found:
                 size = 2 * plan.points[column].count
                 found[column] = slice(at, at + size)
                 at += size
-    return tuple(found[column] for column in _string_columns(plan))
+    return found
 
 
 def _text(data: bytes) -> str:

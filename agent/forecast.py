@@ -2,6 +2,7 @@
 
 import heapq
 import math
+import operator
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +19,7 @@ class MeterForecast:
     id: str
     requests: int
     registers: int  # and bits, asked for in one scan, gaps included
-    scan_s: float  # wire time of one scan
+    scan_s: float  # wire time of one scan, all of its points
     interval_s: float
     share: float  # of the line's time, 0 to 1
     late: float  # share of its slots that would pass unread, 0 to 1
@@ -43,8 +44,7 @@ def forecast(line: LinePlan) -> LineForecast:
     """Plays the line's schedule (earliest deadline first) through one round of all intervals."""
     scans = [line.scan_seconds(meter) for meter in line.meters]
     intervals = [float(meter.config.interval) for meter in line.meters]
-    offsets = [meter.offset_s for meter in line.meters]
-    late = _late([scan / line.config.lanes for scan in scans], intervals, offsets)
+    late = _late(line, intervals)
     meters = tuple(
         MeterForecast(
             id=meter.config.id,
@@ -52,7 +52,7 @@ def forecast(line: LinePlan) -> LineForecast:
             registers=sum(planned.request.count for planned in meter.requests),
             scan_s=scan,
             interval_s=interval,
-            share=scan / interval,
+            share=line.share(meter),
             late=missed,
         )
         for meter, scan, interval, missed in zip(line.meters, scans, intervals, late, strict=True)
@@ -60,17 +60,24 @@ def forecast(line: LinePlan) -> LineForecast:
     return LineForecast(line.config.id, line.load, sum(scans) / line.config.lanes, meters)
 
 
-def _late(scans: list[float], intervals: list[float], offsets: list[float]) -> list[float]:
+def _late(line: LinePlan, intervals: list[float]) -> list[float]:
     """For each meter the share of its slots that pass before its turn comes."""
-    slots = [(offset, index) for index, offset in enumerate(offsets)]
+    seconds = [
+        [line.scan_seconds(meter, due) / line.config.lanes for due in range(len(meter.shares))] for meter in line.meters
+    ]
+    slots = [(meter.offset_s, index) for index, meter in enumerate(line.meters)]
     heapq.heapify(slots)
-    end = max(intervals, default=0.0) * 4
-    now, missed, total = 0.0, [0] * len(scans), [0] * len(scans)
+    rounds = (max([group.every for group in meter.groups] or [1]) for meter in line.meters)
+    end = max(map(operator.mul, intervals, rounds), default=0.0) * 4
+    now, missed, total = 0.0, [0] * len(slots), [0] * len(slots)
+    latest = [-1] * len(slots)  # index of each meter's last slot: the first of all has every group due
     for _ in range(MAX_SCANS):
         if not slots or slots[0][0] >= end:
             break
         slot, index = slots[0]
-        now = max(now, slot) + scans[index]
+        meter, number = line.meters[index], round((slot - line.meters[index].offset_s) / intervals[index])
+        now = max(now, slot) + seconds[index][meter.due(number, latest[index])]
+        latest[index] = number
         passed = max(0, math.ceil((now - slot) / intervals[index] - 1e-9) - 1)
         missed[index] += passed
         total[index] += 1 + passed

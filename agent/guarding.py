@@ -18,8 +18,8 @@ from parkfleet.protocols.quality import Quality
 
 log = logging.getLogger(__name__)
 
-#: Reads a meter once more; None when it gave nothing.
-Reread = Callable[[MeterPlan], Awaitable[Scan | None]]
+#: Reads a meter once more, for an entry of the schema; None when it gave nothing.
+Reread = Callable[[MeterPlan, int], Awaitable[Scan | None]]
 Key = tuple[str, str]
 
 _EVENTS: Final = {
@@ -56,7 +56,8 @@ class Guard:
         self._reread = reread
         self._deliver = deliver
         self._baselines = {key: baseline for key, baseline in baselines.items() if key in rules}
-        self._meters = {meter.entry: meter for line in plan.lines for meter in line.meters}
+        meters = [meter for line in plan.lines for meter in line.meters]
+        self._meters = {entry: meter for meter in meters for entry in meter.entries(meter.all_due)}
         self._counters = [
             [
                 _Counter((entry.meter, column.point), index, rules[entry.meter, column.point])
@@ -101,7 +102,7 @@ class Guard:
                 self._deliver(self._judged(scan))
 
     async def _read_again(self, entry: int) -> None:
-        fresh = await self._reread(self._meters[entry])
+        fresh = await self._reread(self._meters[entry], entry)
         held = self._held.pop(entry)
         self._deliver(self._judged(self._mended(held[0], fresh)))
         for scan in held[1:]:

@@ -7,6 +7,7 @@ changed by either, and the parts (payload/parts.py) tell a consumer which row is
 from collections.abc import Sequence
 
 from parkfleet.agent.store import Recoded, StoredBatch
+from parkfleet.agent.thinning import own_values
 from parkfleet.protocols.payload.codecs import CODEC, decode, encode
 from parkfleet.protocols.payload.parts import Runs, extend, pack_parts, rows_of, runs_of, sliced, unpack_parts
 from parkfleet.protocols.payload.schema import Schema
@@ -14,9 +15,9 @@ from parkfleet.protocols.payload.series import Rows, has_value
 
 
 def join(schema: Schema, batches: Sequence[StoredBatch]) -> Recoded | None:
-    """Batches of one schema whose seqs follow each other, as one; None where a meter's times would not ascend.
+    """Batches of one schema and level of thinning whose seqs follow each other, as one.
 
-    Raises PayloadError for a body that cannot be decoded.
+    None where a meter's times would not ascend. Raises PayloadError for a body that cannot be decoded.
     """
     blocks: dict[int, Rows] = {}
     counts: dict[int, list[tuple[int, int]]] = {}
@@ -37,7 +38,9 @@ def join(schema: Schema, batches: Sequence[StoredBatch]) -> Recoded | None:
         if covered < before:
             counts[entry].append((before - covered, 0))
     entries = sorted(blocks)
-    return _recoded(schema, [blocks[e] for e in entries], [runs_of(counts[e]) for e in entries], before)
+    return _recoded(
+        schema, [blocks[e] for e in entries], [runs_of(counts[e]) for e in entries], before, batches[0].level
+    )
 
 
 def split(schema: Schema, batch: StoredBatch) -> tuple[Recoded, Recoded] | None:
@@ -50,8 +53,8 @@ def split(schema: Schema, batch: StoredBatch) -> tuple[Recoded, Recoded] | None:
         half = batch.count // 2
         runs = _runs(batch, rows)
         return (
-            _of_seqs(schema, rows, runs, 0, half - 1),
-            _of_seqs(schema, rows, runs, half, batch.count - 1),
+            _of_seqs(schema, rows, runs, 0, half - 1, batch.level),
+            _of_seqs(schema, rows, runs, half, batch.count - 1, batch.level),
         )
     if len(rows) > 1:
         middle = len(rows) // 2
@@ -64,7 +67,7 @@ def split(schema: Schema, batch: StoredBatch) -> tuple[Recoded, Recoded] | None:
         halves = [earlier], [later]
     else:
         return None
-    one, two = (_recoded(schema, half, [], 1) for half in halves)
+    one, two = (_recoded(schema, half, [], 1, batch.level) for half in halves)
     return one, two
 
 
@@ -74,21 +77,21 @@ def _runs(batch: StoredBatch, rows: Sequence[Rows]) -> list[Runs]:
     return unpack_parts(batch.parts, batch.count, rows)
 
 
-def _of_seqs(schema: Schema, rows: Sequence[Rows], runs: Sequence[Runs], first: int, last: int) -> Recoded:
+def _of_seqs(schema: Schema, rows: Sequence[Rows], runs: Sequence[Runs], first: int, last: int, level: int) -> Recoded:
     """What the seqs first to last gave, counted from 0."""
     kept = [(rows_of(block, own, [(first, last)]), own) for block, own in zip(rows, runs, strict=True)]
     filled = [(block, runs_of(sliced(own, first, last))) for block, own in kept if block.ts]
-    return _recoded(schema, [block for block, _ in filled], [own for _, own in filled], last - first + 1)
+    return _recoded(schema, [block for block, _ in filled], [own for _, own in filled], last - first + 1, level)
 
 
-def _recoded(schema: Schema, rows: Sequence[Rows], runs: Sequence[Runs], count: int) -> Recoded:
+def _recoded(schema: Schema, rows: Sequence[Rows], runs: Sequence[Runs], count: int, level: int) -> Recoded:
     stamps = [ts for block in rows for ts in (block.ts[0], block.ts[-1])]
     return Recoded(
         count=count,
         codec=CODEC,
         body=encode(schema, rows),
         parts=pack_parts(runs) if count > 1 else b"",
-        readings=sum(sum(map(has_value, block.quality)) for block in rows),
+        readings=own_values(schema, rows) if level else sum(sum(map(has_value, block.quality)) for block in rows),
         first_ts=min(stamps, default=0),
         last_ts=max(stamps, default=0),
     )

@@ -60,11 +60,12 @@ class Pupil:
     plan: MeterPlan
     profile: Profile
     key: MeterKey
-    watch: Watch = field(default_factory=Watch)
+    watches: dict[int, Watch] = field(default_factory=dict)  # by the identity of what was asked
     suspect: tuple[PlannedRequest, int, list[PlannedRequest]] | None = None  # with its cause, and who was answered
     search_after: float = 0.0  # monotonic
     backoff: float = BACKOFF_S[0]
     retry_at: float = field(default_factory=lambda: time.monotonic() + random.uniform(0.5, 1.0) * RETRY_S)
+    retry_pause: float = RETRY_S
     turnaround_at: float = 0.0  # monotonic; not learned anew before
 
     @property
@@ -91,18 +92,18 @@ class Learner:
         self._searching: set[str] = set()  # ids of lines
         self._suspicion = asyncio.Event()
 
-    def saw(self, plan: MeterPlan, outcomes: Sequence[int]) -> None:
+    def saw(self, plan: MeterPlan, asked: Sequence[PlannedRequest], outcomes: Sequence[int]) -> None:
         """A scan in which a request failed, or the first good one behind it."""
         pupil = self.pupils[plan.config.id]
         if plan is not pupil.plan:
             return  # of a plan that was replaced since
-        pupil.watch, index = watch(pupil.watch, outcomes)
+        pupil.watches[id(asked)], index = watch(pupil.watches.get(id(asked), Watch()), outcomes)
         if index is None or pupil.suspect or time.monotonic() < pupil.search_after:
             return
-        planned = plan.requests[index]
+        planned = asked[index]
         if all(pupil.learned.refusal(plan.points[point]) for point in planned.points):
             return
-        good = [other for other, code in zip(plan.requests, outcomes, strict=True) if not code]
+        good = [other for other, code in zip(asked, outcomes, strict=True) if not code]
         pupil.suspect = planned, outcomes[index], good
         self._suspicion.set()
 
@@ -142,7 +143,7 @@ class Learner:
         except LineDownError as error:
             log.debug("search on line %s ended: %s", pupil.key.line, error)
         finally:
-            pupil.suspect, pupil.watch = None, Watch()
+            pupil.suspect, pupil.watches = None, {}
             self._searching.discard(pupil.key.line)
             self._suspicion.set()  # others of the line may wait
         if pupil.learned == before:
@@ -152,6 +153,9 @@ class Learner:
             pupil.backoff = min(2 * pupil.backoff, BACKOFF_S[1])
             return
         pupil.backoff = BACKOFF_S[0]
+        if pupil.learned.refused != before.refused:  # it may be a passing state: doubted soon, then seldom
+            pupil.retry_pause = BACKOFF_S[0]
+            pupil.retry_at = time.monotonic() + pupil.retry_pause
         known = [fact for fact, _ in told(before)]
         for fact in (fact for fact, _ in told(pupil.learned) if fact not in known):
             config = pupil.plan.config
@@ -169,7 +173,9 @@ class Learner:
             found = await self._played(pupil, line, search)
             if found != pupil.learned:
                 self._teach(pupil, found, line)
-                waiting = [other for other in pupil.plan.requests if own & set(other.points)]
+                cases = range(pupil.plan.all_due + 1)
+                every = dict.fromkeys(other for due in cases for other in pupil.plan.asked(due))
+                waiting = [other for other in every if own & set(other.points)]
 
     async def _played(self, pupil: Pupil, line: Prober, search: Search) -> Learned:
         """A search's requests sent, with as much time for the line's own scans in between."""
@@ -197,7 +203,7 @@ class Learner:
                 await self.tend(line, self._by_line.get(name, ()))
 
     async def tend(self, line: Prober, pupils: Sequence[Pupil]) -> None:
-        """Takes turnarounds over, and doubts refusals that are an hour old. pupils: those of the line."""
+        """Takes turnarounds over, and doubts refusals whose time has come. pupils: those of the line."""
         activities = line.activities()
         for pupil in pupils:
             before = pupil.learned
@@ -219,7 +225,8 @@ class Learner:
 
     async def _doubt(self, pupil: Pupil, line: Prober) -> None:
         """Asks each refused point alone; one that answers is read again."""
-        pupil.retry_at = time.monotonic() + random.uniform(0.75, 1.0) * RETRY_S
+        pupil.retry_pause = min(2 * pupil.retry_pause, RETRY_S)
+        pupil.retry_at = time.monotonic() + random.uniform(0.75, 1.0) * pupil.retry_pause
         for refused in pupil.learned.refused:
             request = ReadRequest(pupil.plan.config.unit, refused.table, refused.address, refused.count)
             try:
@@ -236,7 +243,7 @@ class Learner:
         """New facts are in force at once."""
         before = pupil.plan
         pupil.plan = with_learned(before, pupil.profile, pupil.line.address, learned)
-        pupil.watch = Watch()
+        pupil.watches = {}
         line.replan(pupil.plan)
 
     async def _keep(self, pupil: Pupil) -> bool:

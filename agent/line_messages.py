@@ -51,7 +51,7 @@ def line_facts(
     for plan in plans:
         config, done = plan.config, activities.get(plan.config.id, MeterActivity())
         of_line = [share / line.config.lanes for share in measured.get(config.id, ())]
-        share = Share(line.scan_seconds(plan) / config.interval / line.config.lanes, *of_line)
+        share = Share(line.share(plan), *of_line)
         meters.append(
             MeterFacts(
                 config.id,

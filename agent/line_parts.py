@@ -17,6 +17,7 @@ from parkfleet.agent.plan import LinePlan, MeterPlan, Plan
 from parkfleet.agent.polling import Polling
 from parkfleet.protocols.payload.schema import Schema
 from parkfleet.protocols.payload.series import Scan
+from parkfleet.protocols.readplan import PlannedRequest
 
 if TYPE_CHECKING:
     from parkfleet.agent.engine_line import EngineLine
@@ -58,10 +59,10 @@ class Route:
         if entry is not None:
             self._on_scan(scan if entry == scan.entry else replace(scan, entry=entry))
 
-    def failure(self, plan: MeterPlan, outcomes: Sequence[int]) -> None:
+    def failure(self, plan: MeterPlan, asked: Sequence[PlannedRequest], outcomes: Sequence[int]) -> None:
         """Hands a failure on."""
         if self._on_failure is not None and self._held is None and plan.entry in self._entries:
-            self._on_failure(plan, outcomes)
+            self._on_failure(plan, asked, outcomes)
 
 
 @dataclass
@@ -86,7 +87,7 @@ class LineParts:
 
     def continued(self, plan: Plan) -> Plan:
         """A new plan, in which the lines that can go on have the plans they are polled by already."""
-        if self._plan is None or self._plan.zone.name != plan.zone.name:
+        if self._plan is None or self._plan.zone != plan.zone:
             return plan
         old = {line.config.id: line for part in self._parts for line in part.lines}
         known = set(self._plan.schema.entries)

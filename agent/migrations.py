@@ -51,6 +51,30 @@ def m2_joined_batches(db: Database) -> None:
     )
 
 
+@buffer()
+def m3_bodies_apart(db: Database) -> None:
+    """What is looked at apart from the bytes: an acknowledgement and a count touch few pages."""
+    columns = "count, acked_ms, schema_id, codec, readings, first_ts, last_ts, thinned"
+    _run(
+        db,
+        "ALTER TABLE batches RENAME TO batches_2",
+        "DROP INDEX IF EXISTS idx_batches_acked_ms_seq",
+        "DROP INDEX IF EXISTS batches_by_acknowledgement",
+        "CREATE TABLE batches (seq INTEGER PRIMARY KEY AUTOINCREMENT,"
+        " count INTEGER NOT NULL, acked_ms INTEGER NOT NULL,"
+        " schema_id INTEGER NOT NULL REFERENCES schemas(id), codec INTEGER NOT NULL, readings INTEGER NOT NULL,"
+        " first_ts INTEGER NOT NULL, last_ts INTEGER NOT NULL, thinned INTEGER NOT NULL, size INTEGER NOT NULL)",
+        "CREATE TABLE bodies (seq INTEGER PRIMARY KEY, parts BLOB NOT NULL, body BLOB NOT NULL)",
+        f"INSERT INTO batches SELECT seq, {columns}, length(body) + length(parts) FROM batches_2",
+        "INSERT INTO bodies SELECT seq, parts, body FROM batches_2",
+        "DELETE FROM sqlite_sequence WHERE name = 'batches'",
+        "UPDATE sqlite_sequence SET name = 'batches' WHERE name = 'batches_2'",
+        "DROP TABLE batches_2",
+        "CREATE INDEX batches_by_acknowledgement ON batches (acked_ms, seq)",
+        "CREATE TRIGGER body_goes_too AFTER DELETE ON batches BEGIN DELETE FROM bodies WHERE seq = old.seq; END",
+    )
+
+
 def _run(db: Database, *statements: str) -> None:
     """sqlite-utils has a transaction open, which notes the migration too: killed, it leaves the file as it was."""
     for statement in statements:

@@ -7,8 +7,9 @@ from typing import Final
 
 from parkfleet.protocols.mqtt import CONNECT_TIMEOUT_S
 
-#: Backlog may lengthen the way to the broker by this much, no more: fresh batches pass the same queue. Seconds.
-TARGET_DELAY_S: Final = 0.1
+#: Backlog may lengthen the way to the broker by as much as it has at best, within these bounds: fresh batches pass the
+#: same queue. Seconds.
+TARGET_DELAY_S: Final = (0.005, 0.05)
 #: The shortest round trip is taken from the last one to two of these: routes change. Seconds.
 BASE_WINDOW_S: Final = 120.0
 #: The next try comes within this part of the time the broker was away: an outage of 8 s is over 2 s after the link's.
@@ -27,7 +28,7 @@ class BacklogPace:
     """How many backlog batches may be in flight: LEDBAT's controller (RFC 6817), which yields to other traffic.
 
     The window grows by about one a round trip while the way is free, and shrinks when the round trip of any batch,
-    live or old, is longer than the shortest one by more than TARGET_DELAY_S.
+    live or old, is longer than the shortest one by more than a target.
     """
 
     def __init__(self, limit: int) -> None:
@@ -47,8 +48,9 @@ class BacklogPace:
         if now - self._base_since >= BASE_WINDOW_S:
             older, newer, self._base_since = newer, round_trip, now
         self._bases = older, min(newer, round_trip)
-        queueing = round_trip - min(self._bases)
-        off_target = max((TARGET_DELAY_S - queueing) / TARGET_DELAY_S, -1.0)
+        base = min(self._bases)
+        target = min(max(base, TARGET_DELAY_S[0]), TARGET_DELAY_S[1])
+        off_target = max((target - (round_trip - base)) / target, -1.0)
         self._window = min(max(self._window + off_target / self._window, 1.0), float(self._limit))
 
 

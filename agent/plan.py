@@ -1,9 +1,12 @@
 """Plan: a checked configuration turned into what is polled: lines, meters, requests, and the batch schema."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+
+import msgspec
 
 from parkfleet.agent.configuration import Configuration
 from parkfleet.agent.zone import UTC, Zone
@@ -14,24 +17,80 @@ from parkfleet.protocols.modbus.rtu import silence
 from parkfleet.protocols.payload.schema import Schema
 from parkfleet.protocols.payload.series import Entry, Scan
 from parkfleet.protocols.profile import Hole, Point, Profile
+from parkfleet.protocols.quantity import Duration
 from parkfleet.protocols.ratio import fraction
 from parkfleet.protocols.readplan import NOTHING, TURNAROUND_S, PlannedRequest, WireCost, plan_requests
 
 
 @dataclass(frozen=True)
+class Group:
+    """Points of a meter that are delivered at the same interval, in an entry of their own."""
+
+    entry: int  # index into the schema
+    every: int  # of the meter's slots; 1: in each
+    columns: frozenset[int]  # of the points that are read for it
+
+
+@dataclass(frozen=True)
 class MeterPlan:
-    """One meter: what to ask, and where its readings stand in a batch."""
+    """One meter: what to ask, and where its readings stand in a batch.
+
+    Where its points have several intervals, slots are those of the shortest, and which groups of points are due in a
+    slot is told by bits: bit i stands for groups[i + 1]; groups[0] is due in each. What is asked in a slot is the
+    optimum for just the points that are due in it, so that all together take the least time on the wire.
+    """
 
     config: MeterConfig
     entry: int  # index into the schema
     points: tuple[Point, ...]  # one a slot of a scan as it is read; the entry's columns are what derivation makes of it
     requests: tuple[PlannedRequest, ...]
-    derivation: Derivation | None = None  # None: delivered as it is read
+    derivation: Derivation | None = None  # of all its points; None: delivered as it is read
     gap_s: float = 0.0  # silence the meter needs before each request
     turnaround_s: float = TURNAROUND_S  # in the cost of each request, as far as is known
     never_write: tuple[Hole, ...] = ()  # registers that nobody may write
     learned: Learned = NOTHING
     offset_s: float = 0.0  # its slots are so much behind the multiples of the interval
+    groups: tuple[Group, ...] = ()  # none: all points are due in each slot
+    variants: tuple[tuple[PlannedRequest, ...], ...] = ()  # with groups: what is asked, by the bits of those due
+
+    @property
+    def all_due(self) -> int:
+        """The bits of all groups."""
+        return (1 << max(0, len(self.groups) - 1)) - 1
+
+    def due(self, index: int, before: int) -> int:
+        """The bits of the groups that have a slot behind one and up to another; indices of the meter's slots."""
+        slow = enumerate(self.groups[1:])
+        return sum(1 << bit for bit, group in slow if index // group.every != before // group.every)
+
+    def asked(self, due: int) -> tuple[PlannedRequest, ...]:
+        """What is asked when groups are due."""
+        return self.variants[due] if self.groups else self.requests
+
+    def entries(self, due: int) -> list[int]:
+        """Of the schema, that get readings when groups are due."""
+        if not self.groups:
+            return [self.entry]
+        return [group.entry for bit, group in enumerate(self.groups) if bit == 0 or due >> bit - 1 & 1]
+
+    def columns(self, due: int) -> frozenset[int]:
+        """The points that are read when groups are due."""
+        return frozenset().union(
+            *(group.columns for bit, group in enumerate(self.groups) if bit == 0 or due >> bit - 1 & 1)
+        )
+
+    @property
+    def shares(self) -> list[float]:
+        """By the bits of the groups that are due: the part of the slots in which just these are; the sum is 1."""
+        all_due = self.all_due
+        at_least = [
+            1 / math.lcm(1, *(group.every for bit, group in enumerate(self.groups[1:]) if due >> bit & 1))
+            for due in range(all_due + 1)
+        ]
+        return [
+            sum((-1) ** (more ^ due).bit_count() * at_least[more] for more in range(all_due + 1) if more & due == due)
+            for due in range(all_due + 1)
+        ]
 
     @cached_property
     def refused(self) -> dict[int, int]:
@@ -53,12 +112,21 @@ class LinePlan:
     @property
     def load(self) -> float:
         """Share of the line's time that the plan needs, 0 to 1; above 1 it cannot be kept."""
-        return sum(self.scan_seconds(meter) / meter.config.interval for meter in self.meters) / self.config.lanes
+        return sum(map(self.share, self.meters))
 
-    def scan_seconds(self, meter: MeterPlan) -> float:
-        """Wire time of one scan of a meter, the silence it needs before each request included."""
+    def share(self, meter: MeterPlan) -> float:
+        """A meter's part of the load."""
+        seconds = (part * self.scan_seconds(meter, due) for due, part in enumerate(meter.shares))
+        return sum(seconds) / meter.config.interval / self.config.lanes
+
+    def scan_seconds(self, meter: MeterPlan, due: int | None = None) -> float:
+        """Wire time of one scan of a meter, the silence it needs before each request included.
+
+        due: bits of the groups that are; default: all.
+        """
         beside = meter.gap_s + meter.turnaround_s - TURNAROUND_S
-        return sum(planned.seconds(self.cost) + beside for planned in meter.requests)
+        asked = meter.requests if due is None else meter.asked(due)
+        return sum(planned.seconds(self.cost) + beside for planned in asked)
 
 
 @dataclass(frozen=True)
@@ -89,28 +157,64 @@ def make_plan(configuration: Configuration, learned: Mapping[str, Learned] | Non
     entries: list[Entry] = []
     meters: dict[str, list[MeterPlan]] = {line.id: [] for line in gateway.lines}
     addresses = {line.id: parse_line_url(line.url).under(configuration.folder) for line in gateway.lines}
+    derivations: dict[int, Derivation] = {}
     for config in gateway.meters:
         profile = configuration.profiles[config.profile]
-        ratios = ratios_of(config)
-        points = needed_points(profile, config.points, ratios)
-        derivation = make_derivation(profile, points, config.points, ratios)
-        plain = MeterPlan(
-            config,
-            len(entries),
-            points,
-            (),
-            None if derivation.is_identity else derivation,
-            never_write=tuple(profile.never_write),
-        )
+        plain, delivered = _meter(config, profile, len(entries))
         known = (learned or {}).get(config.id, NOTHING)
         meters[config.line].append(with_learned(plain, profile, addresses[config.line], known))
-        entries.append(Entry(config.id, profile.profile, profile.medium, derivation.columns))
+        for derivation in delivered:
+            if not derivation.is_identity:
+                derivations[len(entries)] = derivation
+            entries.append(Entry(config.id, profile.profile, profile.medium, derivation.columns))
     lines = tuple(
         LinePlan(line, addresses[line.id], WireCost.of(addresses[line.id]), _phased(line, meters[line.id]))
         for line in gateway.lines
     )
-    derivations = {meter.entry: meter.derivation for line in lines for meter in line.meters if meter.derivation}
     return Plan(Schema(tuple(entries)), lines, derivations, Zone(gateway.timezone))
+
+
+def _meter(config: MeterConfig, profile: Profile, entry: int) -> tuple[MeterPlan, list[Derivation]]:
+    """A meter before its requests are planned, and the derivation of each of its entries."""
+    ratios = ratios_of(config)
+    points = needed_points(profile, config.points, ratios)
+    by_interval: dict[float, list[str]] = {}
+    for name in config.points or profile.delivered:
+        by_interval.setdefault(float(config.intervals.get(name, config.interval)), []).append(name)
+    if len(by_interval) == 1:
+        derivation = make_derivation(profile, points, config.points, ratios)
+        derived = None if derivation.is_identity else derivation
+        (interval,) = by_interval
+        config = _at(config, interval)
+        return MeterPlan(config, entry, points, (), derived, never_write=tuple(profile.never_write)), [derivation]
+    place = {point.id: index for index, point in enumerate(points)}
+    shortest = min(by_interval)
+    groups: list[Group] = []
+    derivations: list[Derivation] = []
+    for interval in sorted(by_interval):
+        names = by_interval[interval]
+        columns = frozenset(place[point.id] for point in needed_points(profile, names, ratios))
+        groups.append(Group(entry + len(groups), round(interval / shortest), columns))
+        derivations.append(make_derivation(profile, points, names, ratios))
+    whole = make_derivation(profile, points, config.points, ratios)
+    plan = MeterPlan(
+        _at(config, shortest),
+        entry,
+        points,
+        (),
+        None if whole.is_identity else whole,
+        never_write=tuple(profile.never_write),
+        groups=tuple(groups),
+    )
+    return plan, derivations
+
+
+def _at(config: MeterConfig, interval: float) -> MeterConfig:
+    """The meter's settings as those of its slots."""
+    if interval == config.interval and not config.intervals:
+        return config
+    snap = Duration(config.snap_seconds)
+    return msgspec.structs.replace(config, interval=Duration(interval), intervals={}, snap=snap)
 
 
 def _phased(line: LineConfig, meters: list[MeterPlan]) -> tuple[MeterPlan, ...]:
@@ -135,8 +239,13 @@ def with_learned(meter: MeterPlan, profile: Profile, line: LineAddress, learned:
         pause = silence(line.baud, line.bits_per_byte) if line.is_serial else 0.0
         turnaround = max(0.0, learned.turnaround.us / 1e6 - pause)
     cost = WireCost.of(line, turnaround + gap)
-    requests = plan_requests(profile, meter.points, meter.config.unit, cost, learned)
-    return replace(meter, requests=tuple(requests), gap_s=gap, turnaround_s=turnaround, learned=learned)
+
+    def planned(chosen: frozenset[int] | None) -> tuple[PlannedRequest, ...]:
+        return tuple(plan_requests(profile, meter.points, meter.config.unit, cost, learned, chosen))
+
+    variants = tuple(planned(meter.columns(due)) for due in range(meter.all_due + 1 if meter.groups else 0))
+    requests = variants[-1] if variants else planned(None)
+    return replace(meter, requests=requests, variants=variants, gap_s=gap, turnaround_s=turnaround, learned=learned)
 
 
 def ratios_of(config: MeterConfig) -> Ratios:

@@ -58,7 +58,8 @@ class _MeterState:
     activity: MeterActivity = field(default_factory=MeterActivity)
     turnarounds: deque[float] = field(default_factory=lambda: deque(maxlen=15))  # seconds
     zone: Zone = UTC
-    failing: bool = False  # a request of its last scan failed
+    failing: set[int] = field(default_factory=set)  # groups (bits) of whose last scan a request failed
+    latest: int | None = None  # index of its last slot
 
     def note(self, error: ModbusError | LineDownError | None, took: float, turnaround: float) -> None:
         """Counts a transaction. Seconds."""
@@ -73,6 +74,13 @@ class _MeterState:
             busy_s=before.busy_s + took,
             turnarounds=before.turnarounds + answered,
         )
+
+    def due(self, slot: float) -> int:
+        """The bits of the groups that are due in a slot: those of which one has passed since the last."""
+        local = slot + self.zone.offset(slot) - self.plan.offset_s
+        index = round(local / self.plan.config.interval)
+        before, self.latest = index - 1 if self.latest is None else self.latest, index
+        return self.plan.due(index, before)
 
     def next_slot(self, after: float) -> float:
         """The first of its slots behind a time (wall clock, seconds)."""
@@ -153,7 +161,8 @@ class LinePoller:
 
     def replan(self, plan: MeterPlan) -> None:
         """Has a meter asked by a new plan from its next scan on, also one that was taken for silent."""
-        self._state(plan.config.id).plan = plan
+        state = self._state(plan.config.id)
+        state.plan, state.failing = plan, set()
         self.wake(plan.config.unit)
 
     def activities(self) -> dict[str, MeterActivity]:
@@ -207,8 +216,10 @@ class LinePoller:
         texts: dict[int, str | None] = {}
         answered: float | None = None
         cause = meter.cause if meter.ask_again > self._clock() else None
-        outcomes = [int(Quality.SKIPPED)] * len(plan.requests)
-        for place, planned in enumerate(plan.requests if cause is None else ()):
+        due = meter.due(slot)
+        asked = plan.asked(due)
+        outcomes = [int(Quality.SKIPPED)] * len(asked)
+        for place, planned in enumerate(asked if cause is None else ()):
             try:
                 words = await self._request(meter, planned.request)
             except (ModbusError, LineDownError) as error:
@@ -228,11 +239,12 @@ class LinePoller:
         self._judge(meter, cause, answered is not None, quality)
         for index, code in plan.refused.items() if answered is not None else ():
             quality[index] = code
-        self._tell_failure(meter, plan, outcomes)
+        self._tell_failure(meter, plan, due, outcomes)
         ts = self._timestamp(meter, slot, answered)
         strings = tuple(texts.get(i) for i, point in enumerate(plan.points) if point.type == "string")
         self.status.scans += 1
-        self._on_scan(Scan(plan.entry, ts, slots, bytes(quality), strings))
+        for entry in plan.entries(due):
+            self._on_scan(Scan(entry, ts, slots, bytes(quality), strings))
 
     async def _request(self, meter: _MeterState, request: ReadRequest) -> list[int]:
         """One of a scan's requests, the meter's gap before it. Raises as ask()."""
@@ -250,11 +262,11 @@ class LinePoller:
                 wire = self._plan.cost.byte * (WireCost.FRAMES + request.data_bytes)
                 meter.note(error, took, took - wire)
 
-    def _tell_failure(self, meter: _MeterState, plan: MeterPlan, outcomes: list[int]) -> None:
+    def _tell_failure(self, meter: _MeterState, plan: MeterPlan, due: int, outcomes: list[int]) -> None:
         failing = any(outcomes)
-        if self._on_failure is not None and (failing or meter.failing):
-            self._on_failure(plan, outcomes)
-        meter.failing = failing
+        if self._on_failure is not None and (failing or due in meter.failing):
+            self._on_failure(plan, plan.asked(due), outcomes)
+            (meter.failing.add if failing else meter.failing.discard)(due)
 
     async def _transact(self, request: Request[T], timeout: float) -> T:
         """One transaction, for whoever has the turn; opens the line where it is closed. Raises as ask()."""

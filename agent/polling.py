@@ -77,7 +77,8 @@ class Polling:
 def _native_kinds() -> frozenset[str]:
     """The kinds of lines that the engine takes; none where it is not compiled."""
     try:
-        from parkfleet.agent.engine import KINDS
+        import parkfleet.native.engine  # noqa: F401 - whether it is there
+        from parkfleet.agent.engine_spec import KINDS
     except ImportError:
         log.warning("the native engine is not compiled: polling in Python, slower")
         return frozenset()

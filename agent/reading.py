@@ -99,21 +99,18 @@ async def read_meter(plan: MeterPlan, ask: Ask) -> MeterReading:
     )
 
 
-async def read_scan(plan: MeterPlan, ask: Ask) -> Scan | None:
-    """A scan of a meter as it is delivered, out of turn; None when not all of it could be read."""
+async def read_scan(plan: MeterPlan, entry: int, ask: Ask) -> Scan | None:
+    """A scan of a meter out of turn, for an entry of the schema, before derivation; None when it fell silent."""
     found: dict[int, Seen] = {}
     for planned in plan.requests:
         try:
             found |= await _read_together(plan.points, planned.points, planned.request, ask)
         except (ModbusError, LineDownError):
             return None
-    seen = [found[index] for index in sorted(found)]
-    if len(seen) < len(plan.points):
-        return None
+    seen = [found.get(index) or _nothing(point, Quality.SKIPPED) for index, point in enumerate(plan.points)]
     texts = tuple(point.text for point in seen if point.is_string)
     slots, quality = array("q", [point.slot for point in seen]), bytes(point.code for point in seen)
-    scan = Scan(plan.entry, round(time.time() * 1000), slots, quality, texts)
-    return plan.derivation.scan(scan) if plan.derivation else scan
+    return Scan(entry, round(time.time() * 1000), slots, quality, texts)
 
 
 def _delivered(derivation: Derivation, seen: list[Seen]) -> Iterator[DeliveredReading]:

@@ -1,5 +1,7 @@
 """Store: batches in one SQLite database, one BLOB a batch.
 
+What is looked at (batches) stands apart from the bytes (bodies): an acknowledgement and a count touch few pages.
+
 Invariants:
 - an epoch belongs to one database file; within it seq grows by one from 1 and is never given twice, also
   when the newest batches have been deleted (AUTOINCREMENT);
@@ -25,7 +27,7 @@ from typing import Final
 from parkfleet.protocols.payload.intervals import IntervalSet
 
 #: What this agent writes (PRAGMA user_version); agent/migrations.py leads up to it.
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 #: "pfbf": marks the file as a ParkFleet buffer (PRAGMA application_id).
 APPLICATION_ID: Final = 0x70666266
 #: `acked_ms` of a batch that waits. No NULL: a time takes as many bytes, so SQLite overwrites it in place, and an
@@ -100,6 +102,7 @@ class Recoded:
 
 
 _COLUMNS: Final = "seq, count, schema_id, codec, body, parts, readings, first_ts, last_ts, thinned"
+_BATCHES: Final = "batches CROSS JOIN bodies USING (seq)"  # in this order: bodies by their seq
 
 
 @dataclass(frozen=True)
@@ -235,25 +238,43 @@ class Store:
         now = int(time.time() * 1000)
         with _transaction(self._db):
             self._add_schema(batch.schema_id, batch.schema)
-            cursor = self._db.execute(
-                "INSERT INTO batches"
-                " (count, acked_ms, schema_id, codec, readings, first_ts, last_ts, thinned, parts, body)"
-                f" VALUES (1, {WAITING}, ?, ?, ?, ?, ?, 0, x'', ?)",
-                (batch.schema_id, batch.codec, batch.readings, batch.first_ts, batch.last_ts, batch.body),
-            )
+            seq = self._insert(None, 1, batch, batch.schema_id, 0)
             self._mark(acknowledged, now)
             if rewrite:
                 self._rewrite(rewrite)
             dropped = self._make_room(now)
         self._acknowledged.clear()
         self.dropped += dropped
+        return seq
+
+    def _insert(self, seq: int | None, count: int, row: NewBatch | Recoded, schema_id: int, level: int) -> int:
+        """A waiting row; returns its seq, the next that was never given for None."""
+        parts = row.parts if isinstance(row, Recoded) else b""
+        cursor = self._db.execute(
+            "INSERT INTO batches"
+            " (seq, count, acked_ms, schema_id, codec, readings, first_ts, last_ts, thinned, size)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                seq,
+                count,
+                WAITING,
+                schema_id,
+                row.codec,
+                row.readings,
+                row.first_ts,
+                row.last_ts,
+                level,
+                len(row.body) + len(parts),
+            ),
+        )
         assert cursor.lastrowid is not None
+        self._db.execute("INSERT INTO bodies (seq, parts, body) VALUES (?, ?, ?)", (cursor.lastrowid, parts, row.body))
         return cursor.lastrowid
 
     def waiting(self, span: Span, limit: int) -> list[StoredBatch]:
         """Batches of a span that are not acknowledged, oldest first."""
         rows = self._db.execute(
-            f"SELECT {_COLUMNS} FROM batches WHERE acked_ms = ? AND seq > ? AND seq <= ? ORDER BY seq",
+            f"SELECT {_COLUMNS} FROM {_BATCHES} WHERE acked_ms = ? AND seq > ? AND seq <= ? ORDER BY seq",
             (WAITING, span.after, span.upto),
         )
         found = (StoredBatch(self.epoch, *row) for row in rows if row[0] not in self._acknowledged)
@@ -261,7 +282,7 @@ class Store:
 
     def waiting_of_level(self, level: int, limit: int) -> list[StoredBatch]:
         """The oldest waiting batches of a level of thinning."""
-        query = f"SELECT {_COLUMNS} FROM batches WHERE acked_ms = {WAITING} AND thinned = ? ORDER BY seq"
+        query = f"SELECT {_COLUMNS} FROM {_BATCHES} WHERE acked_ms = {WAITING} AND thinned = ? ORDER BY seq"
         found = (StoredBatch(self.epoch, *row) for row in self._db.execute(query, (level,)))
         return list(islice((batch for batch in found if batch.seq not in self._acknowledged), limit))
 
@@ -271,7 +292,7 @@ class Store:
 
     def kept(self, first: int, last: int, limit: int) -> list[StoredBatch]:
         """Acknowledged batches that cover a seq from first to last, oldest first."""
-        query = f"SELECT {_COLUMNS}, acked_ms FROM batches WHERE {_TOUCHING} ORDER BY seq"
+        query = f"SELECT {_COLUMNS}, acked_ms FROM {_BATCHES} WHERE {_TOUCHING} ORDER BY seq"
         rows = self._db.execute(query, {"first": first, "last": last})
         found = (
             StoredBatch(self.epoch, *row[:-1]) for row in rows if row[-1] < WAITING or row[0] in self._acknowledged
@@ -332,25 +353,8 @@ class Store:
         if rewrite.schema:
             self._add_schema(rewrite.schema_id, rewrite.schema)
         self._db.executemany("DELETE FROM batches WHERE seq = ?", [(batch.seq,) for batch in rewrite.old])
-        self._db.executemany(
-            f"INSERT INTO batches ({_COLUMNS}, acked_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    seq,
-                    row.count,
-                    rewrite.schema_id,
-                    row.codec,
-                    row.body,
-                    row.parts,
-                    row.readings,
-                    row.first_ts,
-                    row.last_ts,
-                    rewrite.level,
-                    WAITING,
-                )
-                for seq, row in rewrite.new
-            ],
-        )
+        for seq, row in rewrite.new:
+            self._insert(seq, row.count, row, rewrite.schema_id, rewrite.level)
         if rewrite.thinned:
             self._count("thinned_readings", rewrite.thinned)
         return True
@@ -373,7 +377,7 @@ class Store:
             self._acknowledged.clear()
 
     def stats(self) -> StoreStats:
-        """Counts; reads indexes only."""
+        """Counts. Reads no body."""
         waiting = self._sums(f"acked_ms = {WAITING}")
         pending = list(self._acknowledged)
         for start in range(0, len(pending), 500):  # acknowledged, but not yet written so
@@ -400,7 +404,7 @@ class Store:
 
     def rows(self, after: int, limit: int) -> list[tuple[StoredBatch, int]]:
         """Any batches with a seq above `after`, oldest first, with their acked_ms."""
-        query = f"SELECT {_COLUMNS}, acked_ms FROM batches WHERE seq > ? ORDER BY seq LIMIT ?"
+        query = f"SELECT {_COLUMNS}, acked_ms FROM {_BATCHES} WHERE seq > ? ORDER BY seq LIMIT ?"
         return [(StoredBatch(self.epoch, *row[:-1]), row[-1]) for row in self._db.execute(query, (after, limit))]
 
     def vacuum(self) -> tuple[int, int]:
@@ -419,7 +423,7 @@ class Store:
 
     def _sums(self, condition: str) -> list[int]:
         """[batches, readings, bytes] of the batches of which the condition holds."""
-        query = f"SELECT count(*), total(readings), total(length(body)) FROM batches WHERE {condition}"
+        query = f"SELECT count(*), total(readings), total(size) FROM batches WHERE {condition}"
         return [int(number) for number in self._db.execute(query).fetchone()]
 
     def _waits(self, batch: StoredBatch) -> bool:
@@ -439,9 +443,7 @@ class Store:
         if used <= THIN_AT * limit:
             return []
         waiting = f"acked_ms = {WAITING}"
-        rows = self._db.execute(
-            f"SELECT seq, count, length(body), readings, {waiting} FROM batches ORDER BY {waiting}, seq"
-        )
+        rows = self._db.execute(f"SELECT seq, count, size, readings, {waiting} FROM batches ORDER BY {waiting}, seq")
         victims: list[tuple[int]] = []
         dropped: list[Dropped] = []
         for seq, count, size, readings, waits in rows:

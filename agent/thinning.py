@@ -56,7 +56,7 @@ def thin(schema: Schema, rows: Sequence[Rows], runs: Sequence[Runs], count: int,
         thinned, kept = _thin_block(schema.entries[block.entry].columns, block, own, window)
         blocks.append(thinned)
         parts.append(kept)
-    return Thinned(target, _recoded(target, blocks, parts, count, _own_values(target, blocks)))
+    return Thinned(target, _recoded(target, blocks, parts, count, own_values(target, blocks)))
 
 
 def select(schema: Schema, rows: Sequence[Rows], runs: Sequence[Runs], count: int, kinds: Collection[Kind]) -> Thinned:
@@ -75,7 +75,7 @@ def select(schema: Schema, rows: Sequence[Rows], runs: Sequence[Runs], count: in
         if block.entry in places:
             blocks.append(_select_block(schema.entries[block.entry].columns, block, indexes[block.entry], places))
             parts.append(own)
-    return Thinned(target, _recoded(target, blocks, parts, count, _own_values(target, blocks)))
+    return Thinned(target, _recoded(target, blocks, parts, count, own_values(target, blocks)))
 
 
 def _columns(column: Column) -> list[Column]:
@@ -200,7 +200,7 @@ def _select_block(columns: tuple[Column, ...], block: Rows, kept: list[int], pla
     return chosen
 
 
-def _own_values(schema: Schema, blocks: Sequence[Rows]) -> int:
+def own_values(schema: Schema, blocks: Sequence[Rows]) -> int:
     """Readings of thinned blocks that are the meter's own: counters and states with a value."""
     count = 0
     for block in blocks:

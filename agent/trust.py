@@ -43,6 +43,7 @@ class Trust:
         self.events = Events(self._store)
         baselines = self._store.baselines()
         rules = dict(rules_of(configuration, plan))
+        self._plan = plan
         self._asks: Mapping[str, Ask] = {}
         self._guard = Guard(plan, rules, baselines, self.events, self._reread, deliver)
         newest = max((baseline.ts for baseline in baselines.values()), default=0)
@@ -79,9 +80,11 @@ class Trust:
                 saved = time.monotonic()
                 await asyncio.to_thread(self._store.save_baselines, self._guard.baselines())
 
-    async def _reread(self, meter: MeterPlan) -> Scan | None:
+    async def _reread(self, meter: MeterPlan, entry: int) -> Scan | None:
         ask = self._asks.get(meter.config.line)
-        return None if ask is None else await read_scan(meter, ask)
+        scan = None if ask is None else await read_scan(meter, entry, ask)
+        derivation = self._plan.derivations.get(entry)
+        return derivation.scan(scan) if derivation and scan else scan
 
     def _on_clock(self, kind: str, text: str, data: dict[str, object]) -> None:
         self.events.emit(kind, text, data=data)

@@ -7,10 +7,11 @@ from libc.string cimport memcpy
 from parkfleet.native.frames cimport crc16
 from parkfleet.native.health cimport PF_NEVER
 from parkfleet.native.model cimport (
-    MAX_CONNECTIONS, MAX_OUTSTANDING, RTU_REQUEST, RTU_TCP, SERIAL, T_BCD, T_BITS, T_BOOL, T_FLOAT32, T_FLOAT64, T_INT16,
+    MAX_CONNECTIONS, MAX_OUTSTANDING, MAX_PARTS, RTU_REQUEST, RTU_TCP, SERIAL, T_BCD, T_BITS, T_BOOL, T_FLOAT32, T_FLOAT64, T_INT16,
     T_INT32, T_INT64, T_STRING, T_UINT16, TCP, Connection, Field, Line, Meter, Request, Unit,
 )
 from parkfleet.native.results cimport record_size
+from parkfleet.native.wear cimport wear
 
 
 cdef inline void demand(bint condition, str told) except *:
@@ -114,13 +115,12 @@ cdef inline void build_request(Line *line, Request *request, object spec, Meter 
     build_frame(line, request, spec.address)
 
 
-cdef inline void build_meter(Line *line, Meter *meter, object spec) except *:
+cdef inline void build_reading(Line *line, Meter *meter, object spec) except *:
+    """What it asks and keeps in a scan."""
     cdef int i
-    demand(spec.interval_ns == 0 or 1_000_000 <= spec.interval_ns <= 7 * 86_400_000_000_000, "interval out of range")
     demand(1 <= len(spec.requests) < 1 << 14 and 0 <= spec.columns < 1 << 14, "a meter needs requests and columns")
-    demand(0 <= spec.tag < 1 << 31 and 0 <= spec.gap_ns <= 60_000_000_000, "tag or gap out of range")
-    meter.tag, meter.interval, meter.gap = spec.tag, spec.interval_ns, spec.gap_ns
-    meter.offset = spec.offset_ns % spec.interval_ns if spec.interval_ns else 0
+    demand(0 <= spec.tag < 1 << 31, "tag out of range")
+    meter.tag = spec.tag
     meter.values_wanted = spec.values
     meter.request_count, meter.column_count = len(spec.requests), spec.columns
     meter.requests = <Request *>block(line, len(spec.requests), sizeof(Request))
@@ -134,6 +134,35 @@ cdef inline void build_meter(Line *line, Meter *meter, object spec) except *:
     meter.quality = <uint8_t *>block(line, meter.column_count, 1)
     meter.texts = <uint8_t *>block(line, meter.text_size, 1)
     meter.record_size = record_size(meter.request_count, meter.column_count, meter.text_size, meter.values_wanted)
+
+
+cdef inline void build_parts_of(Line *line, Meter *meter, object spec) except *:
+    """Its variants: the meter as it is without any seldom part stands first."""
+    cdef int i
+    cdef int count = len(spec.everys)
+    demand(count <= MAX_PARTS and len(spec.variants) == (1 << count) - 1, "at most 3 parts, and a variant for each case")
+    if count == 0:
+        return
+    demand(spec.interval_ns > 0, "parts that are read seldom need an interval")
+    meter.part_count = count
+    for i, every in enumerate(spec.everys):
+        demand(2 <= every <= 10_000_000, "a part is read in each 2nd to 10,000,000th slot")
+        meter.every[i] = every
+    meter.variants = <Meter *>block(line, 1 << count, sizeof(Meter))
+    wear(&meter.variants[0], meter)
+    for i, variant in enumerate(spec.variants):
+        demand(not variant.everys and variant.unit == spec.unit, "a variant has the meter's unit, and no parts")
+        meter.variants[i + 1].unit = meter.unit
+        build_reading(line, &meter.variants[i + 1], variant)
+
+
+cdef inline void build_meter(Line *line, Meter *meter, object spec) except *:
+    demand(spec.interval_ns == 0 or 1_000_000 <= spec.interval_ns <= 7 * 86_400_000_000_000, "interval out of range")
+    demand(0 <= spec.gap_ns <= 60_000_000_000, "gap out of range")
+    meter.interval, meter.gap = spec.interval_ns, spec.gap_ns
+    meter.offset = spec.offset_ns % spec.interval_ns if spec.interval_ns else 0
+    build_reading(line, meter, spec)
+    build_parts_of(line, meter, spec)
 
 
 cdef inline void build_units(Line *line, object spec) except *:
@@ -170,10 +199,11 @@ cdef inline void choose_probes(Line *line) noexcept nogil:
 cdef inline int block_bound(object spec) except -1:
     """How many blocks build_line allocates at most."""
     cdef int count = 8
-    for meter in spec.meters:
-        count += 6
-        for request in meter.requests:
-            count += 1 + 2 * len(request.fields)
+    for own in spec.meters:
+        for meter in (own, *own.variants):
+            count += 7
+            for request in meter.requests:
+                count += 1 + 2 * len(request.fields)
     return count
 
 

@@ -2,7 +2,7 @@
 
 Python adds lines as specifications (native/spec.py) and takes finished scans as arrays; in between the engine works
 without the GIL, allocates nothing and raises nothing. Parts, from the bottom: model (structures), clock, registers,
-frames, heap, results, health (time-outs, probes), link (one descriptor), scan (one meter's slot), line (transactions),
+frames, heap, results, health (time-outs, probes), link (one descriptor), wear (what a meter asks), scan (one meter's slot), line (transactions),
 arrivals, turns, graft (a meter's requests replaced), loop, commands.
 """
 
@@ -43,6 +43,12 @@ cdef array copied(array kind, const void *data, Py_ssize_t count):
     cdef array result = clone(kind, count, False)
     memcpy(result.data.as_voidptr, data, 8 * count)
     return result
+
+
+cdef uint32_t largest_record(const Meter *meter):
+    """Of all its variants."""
+    cdef int i
+    return max([meter.record_size] + [meter.variants[i].record_size for i in range(1, 1 << meter.part_count)])
 
 
 cdef int64_t median(const Unit *unit):
@@ -181,7 +187,7 @@ cdef class Engine:
             raise ValueError("no more lines")
         line = build_line(spec)
         for i in range(line.meter_count):
-            if line.meters[i].record_size > self.state.ring.size // 4:
+            if largest_record(&line.meters[i]) > self.state.ring.size // 4:
                 free_line(line)
                 raise ValueError("a meter's record does not fit into the ring")
         index = self._free.pop()
@@ -219,7 +225,7 @@ cdef class Engine:
         if spec.unit != line.meters[meter].unit.id:
             raise ValueError("a meter keeps its unit")
         fresh = build_line(LineSpec(kind, line.timeout, (spec,), line.byte_ns, line.silence))
-        if fresh.meters[0].record_size > self.state.ring.size // 4:
+        if largest_record(&fresh.meters[0]) > self.state.ring.size // 4:
             free_line(fresh)
             raise ValueError("a meter's record does not fit into the ring")
         try:

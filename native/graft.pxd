@@ -5,20 +5,16 @@ The new requests come as the only meter of a line that was never added; its memo
 
 from parkfleet.native.build_line cimport free_line
 from parkfleet.native.model cimport ACTIVE, Line, Meter
+from parkfleet.native.wear cimport wear
 
 
 cdef inline void graft(Meter *meter) noexcept nogil:
     """Takes the waiting replacement over; the meter has no scan under way. Its unit, slot and counters stay."""
     cdef Line *fresh = meter.replacement
     cdef Meter *source = &fresh.meters[0]
-    meter.tag = source.tag
+    wear(meter, source)
     meter.gap = source.gap
-    meter.requests, meter.request_count, meter.probe_request = (
-        source.requests, source.request_count, source.probe_request)
-    meter.answers, meter.slots, meter.values = source.answers, source.slots, source.values
-    meter.quality, meter.texts = source.quality, source.texts
-    meter.column_count, meter.text_size, meter.record_size = source.column_count, source.text_size, source.record_size
-    meter.values_wanted = source.values_wanted
+    meter.part_count, meter.every, meter.variants = source.part_count, source.every, source.variants
     if meter.graft != NULL:
         free_line(meter.graft)
     meter.graft = fresh

@@ -10,6 +10,7 @@ cdef enum:
     RTU_REQUEST = 8         # every read request, and what a second master's look like
     MBAP_HEADER = 7
     MBAP_MAX_LENGTH = 254
+    MAX_PARTS = 3           # of a meter that are read seldom
     SAMPLES = 15            # turnarounds kept of a unit, for their median
 
 cdef enum LineKind:
@@ -129,6 +130,11 @@ cdef struct Meter:
     double *values
     uint8_t *quality
     uint8_t *texts
+    int32_t part_count      # read seldom
+    int64_t every[MAX_PARTS]  # slots
+    int64_t latest          # index of the slot that was taken last
+    uint8_t numbered        # one was
+    Meter *variants         # by the bits of the parts that are due; NULL: always read alike
     Line *replacement       # holds its next requests, taken over when its scan has ended; NULL: none
     Line *graft             # holds the memory of its requests when they were replaced; NULL: its line does
     # counted

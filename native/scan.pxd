@@ -11,6 +11,7 @@ from parkfleet.native.model cimport (
 )
 from parkfleet.native.registers cimport decode_request
 from parkfleet.native.results cimport put_record
+from parkfleet.native.wear cimport wear
 
 
 cdef inline int64_t slot_after(const State *state, const Meter *meter, int64_t wall) noexcept nogil:
@@ -48,17 +49,34 @@ cdef inline void release_due(State *state, Line *line) noexcept nogil:
         make_ready(state, line, meter)
 
 
+cdef inline void choose_parts(const State *state, Meter *meter) noexcept nogil:
+    """What is due in the slot that was taken: parts one of whose slots has come since the one before."""
+    cdef int64_t index = (meter.slot + state.zone - meter.offset) // meter.interval
+    cdef int64_t before = meter.latest if meter.numbered else index - 1
+    cdef int due = 0
+    cdef int i
+    for i in range(meter.part_count):
+        if index // meter.every[i] != before // meter.every[i]:
+            due |= 1 << i
+    meter.latest = index
+    meter.numbered = 1
+    wear(meter, &meter.variants[due])
+
+
 cdef inline void take_slot(State *state, Line *line, Meter *meter) noexcept nogil:
     """Fixes the slot of the scan that begins: the newest that has passed; those before it are counted as missed."""
     cdef int64_t wall = state.now + state.wall_offset
     cdef int64_t skipped
     if meter.interval == 0:
         meter.slot = wall
-    elif wall >= meter.slot + meter.interval:
+        return
+    if wall >= meter.slot + meter.interval:
         skipped = (wall - meter.slot) // meter.interval
         meter.slot += skipped * meter.interval
         meter.missed += <uint64_t>skipped
         line.counters.missed += <uint64_t>skipped
+    if meter.part_count:
+        choose_parts(state, meter)
 
 
 cdef inline void reschedule(State *state, Line *line, Meter *meter, bint bad) noexcept nogil:

@@ -25,6 +25,7 @@ TYPES: Final = (
 ORDERS: Final = ("ABCD", "CDAB", "BADC", "DCBA")
 
 #: Bounds of what a line may ask for; add_line refuses more.
+MAX_PARTS: Final = 3
 MAX_CONNECTIONS: Final = 16
 MAX_OUTSTANDING: Final = 16
 
@@ -65,6 +66,10 @@ class MeterSpec(NamedTuple):
     offset_ns: int = 0  # slots are multiples of the interval, plus this, on the local clock (set_zone)
     gap_ns: int = 0  # pause the slave needs before each request
     values: bool = False  # records carry scaled doubles beside the slots
+    #: Parts of it that are read seldom: part i in each everys[i]th slot. variants[m - 1] is the meter when the parts of
+    #: the bits of m are due beside the rest; of it tag, requests, columns and values are taken, nothing else.
+    everys: tuple[int, ...] = ()
+    variants: tuple["MeterSpec", ...] = ()
 
 
 class LineSpec(NamedTuple):

@@ -1,7 +1,7 @@
 """gateway.yaml: the one set of models behind validation, JSON Schema and documentation (docs/configuration.md)."""
 
 from pathlib import Path
-from typing import Annotated, Literal, cast, get_args
+from typing import Annotated, Final, Literal, cast, get_args
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import msgspec
@@ -11,6 +11,8 @@ from parkfleet.protocols.profile import Identifier, Kind
 from parkfleet.protocols.quantity import Duration, Size, duration, size
 from parkfleet.protocols.ratio import Ratio, positive
 
+#: Different intervals of one meter's points, at most.
+MAX_INTERVALS: Final = 4
 LineKind = Literal["serial", "ascii", "tcp", "rtu+tcp", "tls", "udp"]
 #: Who switches the RS-485 transmitter: the driver by RTS, high while sending (rts) or low (rts-low).
 Rs485 = Literal["rts", "rts-low"]
@@ -127,6 +129,7 @@ class MeterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # Default: a tenth of the interval, at most 1 s.
     snap: Duration | None = None
     points: list[Identifier] = []  # read only these; default: all of the profile
+    intervals: dict[Identifier, Duration] = {}  # of points that are read at another interval: point: 15m
     ct: Ratio | None = None  # of the current transformers before the meter: 200, or 1000/5
     pt: Ratio | None = None  # of its voltage transformers
     max_rate: dict[Identifier, Annotated[float, Meta(gt=0)]] = {}  # of its counters: units an hour, where known better
@@ -138,13 +141,27 @@ class MeterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 positive(ratio, name)
         if not 0.1 <= self.interval <= 86400:
             raise ValueError("interval must be from 100ms to 1d")
-        if self.snap is not None and self.snap > self.interval / 2:
-            raise ValueError("snap must be at most half the interval")
+        for point, interval in self.intervals.items():
+            if not 0.1 <= interval <= 86400:
+                raise ValueError(f"intervals: that of {point} must be from 100ms to 1d")
+            if not is_multiple(interval, self.shortest):
+                raise ValueError(f"intervals: that of {point} must be a multiple of the shortest, {self.shortest}")
+        if len({float(interval) for interval in (self.interval, *self.intervals.values())}) > MAX_INTERVALS:
+            raise ValueError(f"intervals: a meter has at most {MAX_INTERVALS} different ones")
+        if not is_multiple(self.interval, self.shortest):
+            raise ValueError(f"interval must be a multiple of the shortest in intervals, {self.shortest}")
+        if self.snap is not None and self.snap > self.shortest / 2:
+            raise ValueError("snap must be at most half the (shortest) interval")
+
+    @property
+    def shortest(self) -> Duration:
+        """The interval at which the meter has slots."""
+        return min((self.interval, *self.intervals.values()))
 
     @property
     def snap_seconds(self) -> float:
         """The tolerance in force, in seconds."""
-        return min(self.interval / 10, 1.0) if self.snap is None else self.snap
+        return min(self.shortest / 10, 1.0) if self.snap is None else self.snap
 
 
 class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -199,6 +216,11 @@ class LineAddress(msgspec.Struct, frozen=True):
     def bits_per_byte(self) -> int:
         """Bits one byte occupies on a serial wire: start, 8 data, parity, stop."""
         return 9 + (self.parity != "N") + self.stopbits
+
+
+def is_multiple(interval: float, of: float) -> bool:
+    """In whole milliseconds."""
+    return round(1000 * interval) % round(1000 * of) == 0
 
 
 def _is_zone(name: str) -> bool:

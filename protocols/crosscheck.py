@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from parkfleet.protocols.config import GatewayConfig, LineConfig, MeterConfig, parse_line_url
+from parkfleet.protocols.config import GatewayConfig, LineConfig, MeterConfig, is_multiple, parse_line_url
 from parkfleet.protocols.document import Document, DocumentError, Problem, convert
 from parkfleet.protocols.library import UnknownProfileError, load_profile
 from parkfleet.protocols.profile import Profile, RatioName
@@ -95,9 +95,23 @@ def _cross_check(
         for number, name in enumerate(meter.points):
             if name not in points:
                 yield f"meters[{index}].points[{number}]", f"profile {meter.profile} has no point {name!r}"
+        for name in meter.intervals:
+            if name not in points:
+                yield f"meters[{index}].intervals.{name}", f"profile {meter.profile} has no point {name!r}"
+            elif meter.points and name not in meter.points:
+                yield f"meters[{index}].intervals.{name}", f"{name!r} is not among the meter's points: it is not read"
+        if profile and (told := _no_common_slots(meter, profile)):
+            yield f"meters[{index}].intervals", told
         for key in ("ct", "pt"):
             if profile and getattr(meter, key) is not None and (told := _no_ratio(profile, key)):
                 yield f"meters[{index}].{key}", told
+
+
+def _no_common_slots(meter: MeterConfig, profile: Profile) -> str:
+    """Why its points' intervals do not go together; empty when they do."""
+    used = {meter.intervals.get(name, meter.interval) for name in meter.points or profile.delivered}
+    wrong = [interval for interval in used if not is_multiple(interval, min(used))]
+    return f"{wrong[0]} is no multiple of the shortest that any of its points has, {min(used)}" if wrong else ""
 
 
 def _no_ratio(profile: Profile, key: RatioName) -> str:

@@ -12,7 +12,7 @@ from msgspec import Meta
 from parkfleet.protocols.profile import BIT_TABLES, MAX_BITS, MAX_REGISTERS, Point, Profile, Table
 from parkfleet.protocols.quality import quality_name
 
-#: A point's refusal is doubted this often: it is asked alone, and taken up again when it answers. Seconds.
+#: A point's refusal is doubted at least this often: it is asked alone, and taken up again when it answers. Seconds.
 RETRY_S: Final = 3600.0
 
 Count = Annotated[int, Meta(ge=0)]

@@ -4,7 +4,7 @@ Points sorted by address are cut into runs, one request a run, gaps between them
 over the cuts finds the exact optimum under the line's cost model and what was learned of the meter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -50,15 +50,21 @@ class PlannedRequest:
 
 
 def plan_requests(
-    profile: Profile, points: Sequence[Point], unit: int, cost: WireCost, learned: Learned = NOTHING
+    profile: Profile,
+    points: Sequence[Point],
+    unit: int,
+    cost: WireCost,
+    learned: Learned = NOTHING,
+    chosen: Collection[int] | None = None,
 ) -> list[PlannedRequest]:
-    """The requests of least wire time that read all the points, in order of table and address.
+    """The requests of least wire time that read all the points (or those chosen by index), by table and address.
 
     Points that the meter was learned to refuse are left out, unless there is no other: then the shortest is asked, so
     that something is.
     """
-    asked = {index for index, point in enumerate(points) if learned.refusal(point) is None}
-    asked = asked or {min(range(len(points)), key=lambda index: points[index].count)}
+    wanted = range(len(points)) if chosen is None else chosen
+    asked = {index for index in wanted if learned.refusal(points[index]) is None}
+    asked = asked or {min(wanted, key=lambda index: points[index].count)}
     plan: list[PlannedRequest] = []
     for table in ("coil", "discrete", "holding", "input"):
         order = sorted(

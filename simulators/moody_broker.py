@@ -20,9 +20,10 @@ Mood = Callable[[str, bytes], int | None]
 class MoodyBroker:
     """Listens within `async with`. `taken` has what it acknowledged with a code below 0x80: (topic, payload)."""
 
-    def __init__(self, mood: Mood, *, announced_bytes: int = 0, connect_code: int = 0) -> None:
+    def __init__(self, mood: Mood, *, announced_bytes: int = 0, connect_code: int = 0, subscribe_code: int = 1) -> None:
         self.mood = mood
         self.connect_code = connect_code
+        self.subscribe_code = subscribe_code
         self.taken: list[tuple[str, bytes]] = []
         self.refused = 0
         self.connections = 0
@@ -83,7 +84,7 @@ class MoodyBroker:
                     return _framed(DISCONNECT, bytes([code, 0]))
                 return _framed(PUBACK, packet_id + bytes([code, 0]))
             case 8:  # SUBSCRIBE
-                return _framed(SUBACK, body[:2] + b"\x00\x01")
+                return _framed(SUBACK, body[:2] + bytes([0, self.subscribe_code]))
             case 12:
                 return _framed(PINGRESP, b"")
         return b""

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from parkfleet.protocols.payload.chain import CHAINED, KEY, Decoder
 from parkfleet.protocols.payload.codecs import decode
 from parkfleet.protocols.payload.envelope import Envelope
 from parkfleet.protocols.payload.errors import PayloadError
@@ -38,6 +39,8 @@ MAX_WAITING: Final = 10_000
 MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
 #: Gateways remembered: ten regions. Who may publish as which gateway is the broker's business.
 MAX_GATEWAYS: Final = 100_000
+#: Epochs of a gateway of which chains are remembered: a megabyte and more where batches are chained.
+MAX_DECODERS: Final = 2
 #: A gap is told when nothing has come for it in so long: what waits at the gateway comes beside fresh batches. Seconds.
 GAP_AGE_S: Final = 30.0
 #: So often, at most, `feed` looks for old gaps by itself. Seconds.
@@ -191,6 +194,7 @@ class _Gateway:
 
     schemas: dict[int, Schema] = field(default_factory=dict)
     waiting: dict[int, _Queue] = field(default_factory=dict)  # by schema id
+    decoders: dict[int, Decoder] = field(default_factory=dict)  # by epoch
     held: dict[int, IntervalSet] = field(default_factory=dict)  # by epoch: given out, not yet confirmed
 
 
@@ -333,10 +337,9 @@ class Consumer:
         fresh = [part for low, high in self._memory.missing(source, first, last) for part in held.missing(low, high)]
         if not fresh:
             return [Duplicate(topic, envelope)]
-        schema = gateway.schemas.get(envelope.schema_id)
-        if schema is None:
+        if envelope.codec != CHAINED and envelope.schema_id not in gateway.schemas:
             return self._wait(gateway, topic, envelope)
-        rows = decode(envelope.codec, schema, envelope.body)  # before it counts as taken: a damaged one may come again
+        schema, rows = _decoded(gateway, envelope)  # before it counts as taken: a damaged one may come again
         if fresh != [(first, last)]:
             rows = _in_part(envelope, rows, fresh)
         if self._confirm:
@@ -357,6 +360,19 @@ class Consumer:
         self._waiting += 1
         self._waiting_bytes += size
         return []
+
+
+def _decoded(gateway: _Gateway, envelope: Envelope) -> tuple[Schema, list[Rows]]:
+    """Raises PayloadError; ChainError for a batch that continues one which is missing: the gap's replay heals it."""
+    decoder = gateway.decoders.setdefault(envelope.epoch, Decoder())
+    while len(gateway.decoders) > MAX_DECODERS:
+        del gateway.decoders[next(iter(gateway.decoders))]
+    if envelope.codec == CHAINED:
+        return decoder.decode_chained(envelope.body)
+    schema = gateway.schemas[envelope.schema_id]
+    if envelope.codec == KEY:
+        return schema, decoder.decode_key(schema, envelope.body)
+    return schema, decode(envelope.codec, schema, envelope.body)
 
 
 def _name(envelope: Envelope) -> tuple[int, int, int]:

@@ -282,6 +282,16 @@ def _decimals(column: Column, slots: list[int], values: Sequence[float], digits:
     return integers if _slots(column, integers, digits) == [slot & _mask(column) for slot in slots] else None
 
 
+def exact_decimals(column: Column, slots: list[int], digits: int) -> list[int] | None:
+    """Integers of 10^-digits from which each slot of a float column comes back to the bit; None where one would not."""
+    return _decimals(column, slots, _floats(column, slots), digits)
+
+
+def float_slots(column: Column, integers: list[int], coding: int) -> list[int]:
+    """The slots of a float column's integers. Raises PayloadError beyond 2^53."""
+    return _slots(column, integers, coding)
+
+
 def _slots(column: Column, integers: list[int], coding: int) -> list[int]:
     """The slots of a float column's integers; float64 as signed numbers, in which _decimals compares them too."""
     if coding == PATTERNS:

@@ -1,9 +1,12 @@
 """Envelope: what stands around a batch's body: a msgpack array of eight, or nine.
 
 [version, codec, schema id, epoch, first seq, count of seqs, flags, body, parts of a joined batch]
+
+A chained batch (codec 3) has the schema of the batch it continues; in the schema's place stands that batch's link,
+with which its body here, outside the message, begins: naming what it continues costs no bytes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgpack
@@ -15,6 +18,9 @@ VERSION: Final = 1
 REPLAYED: Final = 1
 #: Flag bit: there was no room for every reading at the gateway; these are a minute's.
 THINNED: Final = 2
+#: The codec of chained batches, and the bytes of a link at the beginning of their bodies (chain/coding.py).
+CHAINED: Final = 3
+LINK_BYTES: Final = 4
 #: A broker's usual limits are far below; a decoder's memory is bounded by it.
 MAX_BYTES: Final = 16 * 1024 * 1024
 #: Batches that one message may stand for, once waiting ones are joined: a year of 5 s batches.
@@ -26,7 +32,7 @@ class Envelope:
     """A batch, or several joined, as published."""
 
     codec: int
-    schema_id: int  # 32 bits, unsigned
+    schema_id: int  # 32 bits, unsigned; of a chained batch its link
     epoch: int  # 32 bits, not 0
     seq_first: int  # from 1
     seq_count: int  # from 1
@@ -44,7 +50,10 @@ class Envelope:
 
     def pack(self) -> bytes:
         """The message's payload."""
-        fields = [self.codec, self.schema_id, self.epoch, self.seq_first, self.seq_count, self.flags, self.body]
+        schema_id, body = self.schema_id, self.body
+        if self.codec == CHAINED:
+            schema_id, body = int.from_bytes(body[:LINK_BYTES], "big"), body[LINK_BYTES:]
+        fields = [self.codec, schema_id, self.epoch, self.seq_first, self.seq_count, self.flags, body]
         return bytes(msgpack.packb([VERSION, *fields, self.parts] if self.parts else [VERSION, *fields]))
 
     @classmethod
@@ -76,4 +85,6 @@ class Envelope:
         )
         if not in_range:
             raise PayloadError("a number of the envelope is out of its range")
+        if envelope.codec == CHAINED:
+            return replace(envelope, body=envelope.schema_id.to_bytes(LINK_BYTES, "big") + envelope.body)
         return envelope

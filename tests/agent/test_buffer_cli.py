@@ -77,7 +77,7 @@ async def test_verify_names_a_damaged_batch(site: Site, broker: RunningBroker) -
         await eventually(lambda: subscriber.batches >= 3)
         await stopped(agent, subscriber)
     database = sqlite3.connect(site.folder / "buffer.db")
-    database.execute("UPDATE batches SET body = x'ffff' WHERE seq = 2")
+    database.execute("UPDATE bodies SET body = x'ffff' WHERE seq = 2")
     database.commit()
     database.close()
     found = json.loads(await told(site, "buffer", "verify", "--json", code=4))

@@ -311,6 +311,15 @@ async def test_consumer_asks_for_what_the_broker_lost(buffer: Buffer, broker: Ru
     await connection.close()
 
 
+async def test_broker_that_lets_nobody_subscribe(buffer: Buffer, caplog: pytest.LogCaptureFixture) -> None:
+    """Without the right to hear requests batches go all the same, and it is told."""
+    await buffer.append(batch(1))
+    async with MoodyBroker(lambda *_: 0, subscribe_code=0x87) as broker, forwarding(buffer, broker.port):
+        await nothing_waits(buffer)
+        assert rows_taken(broker) == rows_of(1)
+        assert "does not let us hear requests" in caplog.text
+
+
 async def test_hostile_request(buffer: Buffer, broker: RunningBroker) -> None:
     """Whatever stands on the request topic, the forwarder lives on."""
     stranger = await MqttConnection.open(BrokerConfig(broker.url), "stranger")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import struct
 import time
 from collections.abc import AsyncIterator, Callable
@@ -23,7 +24,7 @@ from parkfleet.protocols.payload.series import Scan
 from parkfleet.protocols.profile import Point, Profile
 from parkfleet.protocols.quality import EXCEPTION
 from parkfleet.protocols.quantity import Duration
-from tests.engine.rig import PtySlave, good_pdu
+from tests.engine.rig import PtySlave, TcpSlave, good_pdu, mbap
 from tests.eventually import eventually
 
 #: Twelve registers side by side, three behind a gap, and two far away.
@@ -37,13 +38,22 @@ Manners = Callable[[int, int], int | None]
 class Polled:
     """A line of one meter, its scans, and what is learned of it."""
 
-    def __init__(self, folder: Path, device: str, kind: str, profile: Profile = PROFILE, timeout: str = "60ms") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        device: str,
+        kind: str,
+        profile: Profile = PROFILE,
+        timeout: str = "60ms",
+        intervals: dict[str, Duration] | None = None,
+        url: str = "",
+    ) -> None:
         gateway = GatewayConfig(
             park="p",
             gateway="g",
             broker=BrokerConfig("mqtt://127.0.0.1:1"),
-            lines=[LineConfig("line", f"serial://{device}?baud=115200", Duration.parse(timeout))],
-            meters=[MeterConfig("m", "line", 1, "p", Duration(0.1))],
+            lines=[LineConfig("line", url or f"serial://{device}?baud=115200", Duration.parse(timeout))],
+            meters=[MeterConfig("m", "line", 1, "p", Duration(0.1), intervals=intervals or {})],
         )
         self.configuration = Configuration(gateway, {"p": profile}, folder)
         self.store = LearnedStore(folder / STORE_NAME)
@@ -51,7 +61,7 @@ class Polled:
         self.learner = Learner(self.plan, self.configuration, self.store, rest_s=0.03)
         self.scans: list[Scan] = []
         self.owner = self._engine if kind == "engine" else self._poller
-        self.lines, self.run, self.stop = self.owner(self.scans.append, self.learner.saw)
+        self.lines, self.run, self.stop = self.owner(self.plan.delivering(self.scans.append), self.learner.saw)
 
     @property
     def learned(self) -> Learned:
@@ -184,17 +194,21 @@ async def test_meter_that_refuses_everything_for_a_while(tmp_path: Path, kind: s
 
 @KINDS
 async def test_refused_point_that_answers_again_is_read_again(tmp_path: Path, kind: str) -> None:
-    """A refusal is doubted after an hour (here: when tended with its hour over)."""
+    """A refusal is doubted soon, then less and less often (here: when tended with its time come)."""
     refuses = True
     with slave(lambda address, count: 2 if refuses and touches(address, count, 5) else 0) as meter:
         async with polling(Polled(tmp_path, meter.name, kind)) as polled:
             await eventually(lambda: polled.kept is not None and not polled.learner.pupils["m"].suspect)
             pupil = polled.learner.pupils["m"]
             await polled.learner.tend(polled.lines["line"], [pupil])
-            assert pupil.learned.refused  # its hour is not over
-            pupil.retry_at = 0.0
-            await polled.learner.tend(polled.lines["line"], [pupil])
-            assert pupil.learned.refused  # and it does refuse
+            assert pupil.learned.refused  # its time has not come
+            pauses = [pupil.retry_pause]
+            for _ in range(8):
+                pupil.retry_at = 0.0
+                await polled.learner.tend(polled.lines["line"], [pupil])
+                assert pupil.learned.refused  # and it does refuse
+                pauses.append(pupil.retry_pause)
+            assert pauses == [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
             refuses, pupil.retry_at = False, 0.0
             await polled.learner.tend(polled.lines["line"], [pupil])
             assert not pupil.learned.refused
@@ -232,6 +246,41 @@ async def test_forgotten_meter_is_asked_as_its_profile_says(tmp_path: Path, kind
             assert await polled.learner.forget("m", polled.lines)
             await eventually(lambda: polled.latest() == [0] * len(ADDRESSES))
             assert polled.kept is None
+
+
+@KINDS
+async def test_what_a_slow_group_refuses_is_learned_for_all(tmp_path: Path, kind: str) -> None:
+    """A point read in each second slot is refused; the hole lies in the way of both groups."""
+    with slave(lambda address, count: 2 if touches(address, count, 5, 15) else 0) as meter:
+        slow = {"p5": Duration(0.2), "p20": Duration(0.2)}
+        async with polling(Polled(tmp_path, meter.name, kind, intervals=slow)) as polled:
+            await eventually(lambda: polled.kept is not None and polled.kept.refused)
+            assert [(one.address, one.count) for one in polled.learned.refused] == [(5, 1)]
+            assert polled.learned.holes
+            wanted = {(0, b"\0"), (1, b"\0\x82")}
+            await eventually(
+                lambda: {(scan.entry, bytes(sorted(set(scan.quality)))) for scan in polled.scans[-6:]} == wanted
+            )
+            asked = len(meter.requests)
+            await eventually(lambda: len(meter.requests) > asked + 12)
+            for _, _, pdu in meter.requests[asked:]:
+                assert not touches(*struct.unpack(">HH", pdu[1:]), 5, 15)
+
+
+@KINDS
+async def test_endpoint_is_learned_too(tmp_path: Path, kind: str) -> None:
+    """Modbus TCP: a search has connections of its own beside the engine's; the poller asks on its only one."""
+
+    def answer(connection: socket.socket, transaction: int, unit: int, pdu: bytes) -> None:
+        refused = touches(*struct.unpack(">HH", pdu[1:]), 5)
+        connection.sendall(mbap(transaction, unit, bytes([0x83, 2]) if refused else good_pdu(unit, pdu)))
+
+    with TcpSlave(answer) as server:
+        url = f"tcp://127.0.0.1:{server.port}"
+        async with polling(Polled(tmp_path, "", kind, timeout="2s", url=url)) as polled:
+            wanted = [EXCEPTION | 2 if address == 5 else 0 for address in ADDRESSES]
+            await eventually(lambda: polled.kept is not None and polled.latest() == wanted)
+            assert [(one.address, one.count) for one in polled.learned.refused] == [(5, 1)]
 
 
 def facts() -> Learned:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from parkfleet.agent import room
+from parkfleet.agent.joining import join, split
 from parkfleet.agent.room import Room
 from parkfleet.agent.store import NewBatch, Span, Store
 from parkfleet.protocols.payload.codecs import CODEC, decode, encode
@@ -100,19 +101,33 @@ def test_acknowledgement_of_what_was_joined_meanwhile(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("quiet", [False, True])
 @pytest.mark.parametrize("limit", [200_000, 100_000, 60_000])
-def test_thinned_before_dropped_and_all_counted(tmp_path: Path, limit: int) -> None:
+def test_thinned_before_dropped_and_all_counted(tmp_path: Path, limit: int, quiet: bool) -> None:
     """At the limit seconds become minutes, then kinds go, then the oldest; the count of readings comes out exactly."""
     store = Store.open(tmp_path / "b.db", 3600, limit)
-    fill(store, range(600))
+    fill(store, range(600), quiet=quiet)
     stats = store.stats()
     assert store.used() <= limit
     assert stats.thinned_readings > 0
     assert stats.readings + stats.thinned_readings + stats.dropped_readings == 600 * READINGS
     levels = [stored.level for stored in store.waiting(Span(), 10_000)]
     assert levels == sorted(levels, reverse=True)  # the oldest is the thinnest
-    assert levels[-1] == 0
     assert len(set(seqs(store))) == len(seqs(store))
+    store.close()
+
+
+def test_what_is_thinned_may_be_joined_and_split(tmp_path: Path) -> None:
+    """Means and extremes are no readings: their count does not grow by rewriting."""
+    store = Store.open(tmp_path / "b.db", 3600, 150_000)
+    fill(store, range(500))
+    thinned = [stored for stored in store.waiting(Span(), 10_000) if stored.level == 1]
+    schema = Schema.unpack(store.schema(thinned[0].schema_id))
+    joined = join(schema, thinned)
+    halves = split(schema, thinned[0])
+    assert joined is not None and halves is not None
+    assert joined.readings == sum(stored.readings for stored in thinned)
+    assert sum(half.readings for half in halves) == thinned[0].readings
     store.close()
 
 
@@ -169,6 +184,7 @@ def test_disk_that_is_nearly_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 FILL_FOR_EVER = """
 import sys
 from pathlib import Path
+from parkfleet.agent.joining import join, split
 from parkfleet.agent.room import Room
 from parkfleet.agent.store import Store
 from tests.agent.test_room import KEEP, batch

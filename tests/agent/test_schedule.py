@@ -9,10 +9,13 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
-from parkfleet.agent.activity import LineStatus
+from parkfleet.agent.activity import LineStatus, OnScan
 from parkfleet.agent.configuration import Configuration
+from parkfleet.agent.control_messages import LineState, Status
 from parkfleet.agent.forecast import forecast
+from parkfleet.agent.installer_view import status_table
 from parkfleet.agent.learned_store import LearnedStore
 from parkfleet.agent.learner import Learner
 from parkfleet.agent.line_book import LineBook
@@ -21,6 +24,7 @@ from parkfleet.agent.plan import Plan, make_plan
 from parkfleet.agent.poller import LinePoller
 from parkfleet.agent.polling import Polling
 from parkfleet.agent.snapshot import Snapshots
+from parkfleet.agent.status import AgentSnapshot
 from parkfleet.agent.zone import Zone
 from parkfleet.protocols.config import BrokerConfig, GatewayConfig, LineConfig, MeterConfig
 from parkfleet.protocols.modbus import rtu
@@ -128,13 +132,13 @@ async def test_spread_meters_are_read_at_their_phases(tmp_path: Path, kind: str)
 class running:
     """A plan being polled, and its scans."""
 
-    def __init__(self, plan: Plan, kind: str) -> None:
+    def __init__(self, plan: Plan, kind: str, on_scan: OnScan | None = None) -> None:
         self.scans: list[Scan] = []
-        zone = plan.zone
+        zone, on_scan = plan.zone, on_scan or self.scans.append
         self.owner: Polling | LinePoller = (
-            Polling(plan.lines, self.scans.append, None, zone)
+            Polling(plan.lines, on_scan, None, zone)
             if kind == "engine"
-            else LinePoller(plan.lines[0], self.scans.append, None, zone=zone)
+            else LinePoller(plan.lines[0], on_scan, None, zone=zone)
         )
 
     async def __aenter__(self) -> list[Scan]:
@@ -199,3 +203,14 @@ async def test_overloaded_line_says_so(tmp_path: Path, kind: str, caplog: pytest
             assert report.missed == status.missed == sum(report.late.values())
             book.look(45.0 + 15)
             await eventually(lambda: len(scans) > 40)
+
+
+def test_overload_stands_in_the_status() -> None:
+    """Below the table, in its own sentence, as does what would make a line faster."""
+    state = LineState(
+        "bus1", "serial:///dev/ttyUSB0", True, "", 0.99, 9, 9, 4, {}, 2, [], {"m1": 4}, "m1 misses", "set it"
+    )
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(status_table(Status("1", 1, "p", "g", [state], AgentSnapshot())))
+    assert capture.get().splitlines()[-2:] == ["line bus1 is overloaded: m1 misses", "line bus1: set it"]

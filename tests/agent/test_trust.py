@@ -52,7 +52,7 @@ class Guarded:
         rules = {("m", "energy"): Rule(100.0, 0.1)}
         self.guard = Guard(plan, rules, {}, self.events, self._reread, self.out.append)
 
-    async def _reread(self, _: MeterPlan) -> Scan | None:
+    async def _reread(self, _: MeterPlan, entry: int) -> Scan | None:
         await asyncio.sleep(0)
         return self.second.pop(0) if self.second else None
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from parkfleet.native.engine import Engine
+from parkfleet.native.spec import MeterSpec
 from tests.engine.rig import (
     MS,
     PtySlave,
@@ -235,3 +236,41 @@ def test_slots_lie_on_the_local_clock_and_follow_its_changes() -> None:
         assert rig.engine.line_counters(index).missed < 10
         with pytest.raises(ValueError, match="a day from UTC"):
             rig.engine.set_zone(86_400_000 * MS)
+
+
+def parted(every: int) -> MeterSpec:
+    """A meter whose registers from 50 on are read in each so-many-th slot, beside the others."""
+    rest, whole = meter(10, 1, 100 * MS, ((0, 2),)), meter(11, 1, 100 * MS, ((0, 2), (50, 3)))
+    return rest._replace(columns=5, everys=(every,), variants=(whole,))
+
+
+def test_seldom_part_is_read_in_its_slots() -> None:
+    """The slots of the part are its own multiples; each record is tagged with what it holds."""
+    with rig_on_pty(well, parted(3)) as (rig, _, index):
+        records = rig.until(lambda all: sum(record.tag == 11 for record in all) >= 4)
+        rig.engine.replace_meter(index, 0, parted(2)._replace(tag=20, variants=(meter(21, 1, 0, ((0, 2), (50, 3))),)))
+        rig.until(lambda all: sum(record.tag == 21 for record in all) >= 3)
+    if rig.records[-1].slot_ms - records[0].slot_ms == 100 * (len(rig.records) - 1):  # no slot was missed
+        assert all((record.slot_ms // 100) % 3 == 0 for record in records if record.tag == 11)
+    for record in rig.records:
+        assert list(record.slots) == expected(1, (0, 2), *([(50, 3)] if record.tag % 10 else [])) + [0] * (
+            0 if record.tag % 10 else 3
+        )
+        assert record.quality == bytes(5) if record.tag % 10 else bytes([0, 0, 6, 6, 6])
+
+
+def test_seldom_parts_are_checked() -> None:
+    """Bounds, and a variant for each case."""
+    engine = Engine()
+    whole = parted(3)
+    for wrong in (
+        whole._replace(everys=(1,)),
+        whole._replace(everys=(2, 3)),
+        whole._replace(interval_ns=0),
+        whole._replace(everys=(2,) * 4, variants=whole.variants * 15),
+        whole._replace(variants=(whole.variants[0]._replace(unit=2),)),
+        whole._replace(variants=(whole,)),
+    ):
+        with pytest.raises(ValueError, match=r"part|variant"):
+            engine.add_line(serial_line(-1, wrong))
+    engine.close()

@@ -25,9 +25,11 @@ from parkfleet.native.spec import (
 )
 from parkfleet.protocols.modbus import rtu
 from parkfleet.protocols.payload import delta, delta_native
+from parkfleet.protocols.payload.chain import native, pure
+from parkfleet.protocols.payload.chain.prior import built_in
 from parkfleet.protocols.payload.errors import PayloadError
 from parkfleet.protocols.payload.schema import Schema
-from parkfleet.protocols.payload.series import Column, Entry
+from parkfleet.protocols.payload.series import Column, Entry, Rows
 from parkfleet.protocols.profile import FIXED_REGISTERS, Point
 from parkfleet.protocols.quality import Quality
 from parkfleet.protocols.registers import decode
@@ -127,14 +129,31 @@ def registers(data: bytes) -> None:
 def batch(data: bytes) -> None:
     """The body of a batch: refused by both decoders, or the same rows from both."""
     try:
-        native = delta_native.decode(_SCHEMA, data)
+        compiled = delta_native.decode(_SCHEMA, data)
     except PayloadError:
-        native = None
+        compiled = None
     try:
-        pure = delta.decode(_SCHEMA, data)
+        expected = delta.decode(_SCHEMA, data)
     except PayloadError:
-        pure = None
-    assert native == pure
+        expected = None
+    assert compiled == expected
+
+
+def chained(data: bytes) -> None:
+    """A key body and one that continues it, with a low bound: refused, or the rows that pure Python has too.
+
+    Pure Python is asked about what is accepted only: it takes milliseconds to begin. Hypothesis compares refusals.
+    """
+    cut = data[0] % (len(data) + 1) if data else 0
+    compiled = native.Chain(_SCHEMA, built_in(), most=300)
+    bodies = [data[1:cut], data[cut:]]
+    found: list[list[Rows]] = []
+    with suppress(PayloadError):
+        for body in bodies:
+            found.append(compiled.decode(body))
+    if found:
+        slow = pure.Chain(_SCHEMA, built_in(), most=300)
+        assert found == [slow.decode(body) for body in bodies[: len(found)]]
 
 
 _TCP_METER: Final = MeterSpec(
@@ -159,4 +178,5 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "tcp_stream": tcp_stream,
     "registers": registers,
     "batch": batch,
+    "chained": chained,
 }

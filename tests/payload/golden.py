@@ -2,7 +2,8 @@
 
 Written by `python -m tests.payload.golden`.
 
-A case is a folder: schema.msgpack, batch.msgpack (an envelope), rows.json (the rows of the batch, slots and all).
+A case is a folder: schema.msgpack, rows.json (rows, slots and all), envelopes of these rows: batch.msgpack (codec 1),
+key.msgpack (codec 2), chained.msgpack (codec 3: the same rows once more, continuing the key).
 """
 
 import json
@@ -11,6 +12,7 @@ from array import array
 from pathlib import Path
 
 from parkfleet.protocols.payload import delta
+from parkfleet.protocols.payload.chain import Encoder
 from parkfleet.protocols.payload.envelope import Envelope
 from parkfleet.protocols.payload.schema import Schema
 from parkfleet.protocols.payload.series import Column, Entry, Rows
@@ -102,4 +104,8 @@ if __name__ == "__main__":
         (folder / "schema.msgpack").write_bytes(schema.pack())
         batch = Envelope(1, schema.id, 1, 1, 1, 0, delta.encode(schema, rows))
         (folder / "batch.msgpack").write_bytes(batch.pack())
+        encoder = Encoder(schema, key_every=2)
+        for seq, kind in enumerate(("key", "chained"), 1):
+            codec, body = encoder.encode(rows)
+            (folder / f"{kind}.msgpack").write_bytes(Envelope(codec, schema.id, 1, seq, 1, 0, body).pack())
         (folder / "rows.json").write_text(as_json(rows), "utf-8")

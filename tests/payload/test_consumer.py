@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from parkfleet.protocols.config import BrokerConfig
 from parkfleet.protocols.mqtt import MqttConnection
+from parkfleet.protocols.payload.chain import Encoder
 from parkfleet.protocols.payload.codecs import CODEC, encode
 from parkfleet.protocols.payload.consumer import (
     BatchDecoded,
@@ -393,3 +394,24 @@ def test_reading_as_json(value: Value, told: Value) -> None:
         "park": "p", "gateway": "g", "meter": "m", "point": "v", "unit": "V",
         "ts": 5, "value": told, "quality": "good", "epoch": 7, "seq": 9,
     }  # fmt: skip
+
+
+def test_chained_batches_are_decoded_and_a_lost_one_is_told() -> None:
+    """A chained batch is known by its link; without the one before it is refused, not read wrongly, until a replay."""
+    encoder = Encoder(SCHEMA, key_every=10)
+    payloads, consumer = [], informed()
+    for seq in range(1, 5):
+        rows = Rows(0, array("q", [1000 * seq]), array("q", [230 + seq, 0]), bytearray(2), ["text"])
+        codec, body = encoder.encode([rows])
+        payloads.append(Envelope(codec, SCHEMA.id, 1, seq, 1, 0, body).pack())
+
+    def fed(number: int) -> int | str:
+        (output,) = consumer.feed(TOPICS.batch, payloads[number])
+        if isinstance(output, BatchDecoded):
+            return output.rows[0].slots[0]
+        assert isinstance(output, Rejected)
+        return output.reason
+
+    assert [fed(0), fed(1)] == [231, 232]
+    assert "one before it is missing" in str(fed(3))
+    assert [fed(2), fed(3)] == [233, 234]

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from parkfleet.protocols.payload import delta, delta_native
+from parkfleet.protocols.payload.consumer import BatchDecoded, Consumer
 from parkfleet.protocols.payload.envelope import Envelope
 from parkfleet.protocols.quality import Quality
 from tests.payload import vectors
@@ -19,6 +20,18 @@ def test_vectors_decode_to_the_readings() -> None:
     """The manual's bytes are the manual's readings."""
     (schema_id,) = re.findall(r"its id `(\w{8})`", TEXT)
     assert vectors.readings(SCHEMA, BATCH, int(schema_id, 16)) == BLOCKS["readings"].splitlines()
+
+
+def test_key_and_chained_vectors() -> None:
+    """The key batch of the manual, and the one that continues it, are the same readings, and what we write."""
+    consumer = Consumer()
+    consumer.feed(vectors.TOPICS.schema(vectors.SCHEMA.id), SCHEMA)
+    for name, made in zip(("key", "chained"), vectors.chained(), strict=True):
+        data = bytes.fromhex(BLOCKS[name])
+        assert data == made.pack()
+        (decoded,) = consumer.feed(vectors.TOPICS.batch, data)
+        assert isinstance(decoded, BatchDecoded)
+        assert decoded.rows == vectors.rows()
 
 
 @pytest.mark.parametrize("codec", [delta, delta_native])

@@ -6,6 +6,7 @@ from array import array
 from pathlib import Path
 
 from parkfleet.protocols.payload import delta
+from parkfleet.protocols.payload.chain import Encoder
 from parkfleet.protocols.payload.consumer import BatchDecoded, Consumer
 from parkfleet.protocols.payload.envelope import Envelope
 from parkfleet.protocols.payload.schema import Schema
@@ -49,6 +50,13 @@ def envelope() -> Envelope:
     return Envelope(1, SCHEMA.id, 3735928559, 42, 1, 0, delta.encode(SCHEMA, rows()))
 
 
+def chained() -> list[Envelope]:
+    """The same rows as a key batch, and once more as the chained one behind it."""
+    encoder = Encoder(SCHEMA, key_every=2)
+    made = (encoder.encode(rows()) for _ in range(2))
+    return [Envelope(codec, SCHEMA.id, 3735928559, seq, 1, 0, body) for seq, (codec, body) in enumerate(made, 43)]
+
+
 def readings(schema: bytes, batch: bytes, schema_id: int) -> list[str]:
     """What a consumer makes of the two messages, one JSON list a reading."""
     consumer = Consumer()
@@ -71,7 +79,8 @@ def in_lines(data: bytes) -> str:
 if __name__ == "__main__":
     manual = MANUAL.read_text("utf-8")
     schema, batch = SCHEMA.pack(), envelope().pack()
-    blocks = {"schema": in_lines(schema), "batch": in_lines(batch)}
+    key, continued = (in_lines(each.pack()) for each in chained())
+    blocks = {"schema": in_lines(schema), "batch": in_lines(batch), "key": key, "chained": continued}
     blocks["readings"] = "\n".join(readings(schema, batch, SCHEMA.id))
     for name, block in blocks.items():
         manual = re.sub(rf"```vector {name}\n.*?\n```", f"```vector {name}\n{block}\n```", manual, flags=re.S)

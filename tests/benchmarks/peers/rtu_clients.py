@@ -15,7 +15,7 @@ import time
 import tty
 from collections.abc import Callable
 
-from parkfleet.agent.engine import field_spec
+from parkfleet.agent.engine_spec import field_spec
 from parkfleet.native.engine import Engine
 from parkfleet.native.spec import SERIAL, FieldSpec, LineSpec, MeterSpec, RequestSpec
 from parkfleet.protocols.config import LineAddress

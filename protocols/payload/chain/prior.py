@@ -1,0 +1,72 @@
+"""Prior: what both sides of codec 2 know of meters before a key batch: cells and weights, learned offline.
+
+The file is msgpack, compressed by zlib: [version, quantities, cells, weights]; cells and weights are 32-bit numbers,
+little-endian, the latter signed; a quantity is [kind, unit, decimals], and the one at index n has number n + 3.
+prior.bin is made by `make codec-prior` (docs/payload.md). A file that differs is another codec.
+"""
+
+import sys
+import zlib
+from array import array
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import msgpack
+
+from parkfleet.protocols.payload.chain.blocks import CELLS
+from parkfleet.protocols.payload.chain.layout import KINDS, Quantity
+from parkfleet.protocols.payload.chain.mixing import CELLS_MIXED
+from parkfleet.protocols.payload.chain.values import HABITS, QUANTITIES, WEIGHTS
+
+VERSION: Final = 1
+PATH: Final = Path(__file__).with_name("prior.bin")
+_EVEN: Final = 1 << 31  # a cell that has learned nothing
+_WEIGHT: Final = 16_000
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Where every chain begins."""
+
+    cells: "array[int]"
+    weights: "array[int]"
+    quantities: dict[Quantity, int] = field(default_factory=dict)
+
+    def pack(self) -> bytes:
+        """As a file."""
+        names = [list(quantity) for quantity, _ in sorted(self.quantities.items(), key=lambda item: item[1])]
+        cells, weights = _little(self.cells).tobytes(), _little(self.weights).tobytes()
+        return zlib.compress(msgpack.packb([VERSION, names, cells, weights]), 9)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "Prior":
+        """Reads a file. Raises ValueError for one of another version."""
+        version, names, cells, weights = msgpack.unpackb(zlib.decompress(data))
+        if version != VERSION or len(cells) != 4 * CELLS or len(weights) != 4 * WEIGHTS:
+            raise ValueError("the prior is not of this version")
+        quantities = {(kind, unit, decimals): index for index, (kind, unit, decimals) in enumerate(names, len(KINDS))}
+        return cls(_little(array("I", cells)), _little(array("i", weights)), quantities)
+
+    @classmethod
+    def blank(cls, quantities: dict[Quantity, int] | None = None) -> "Prior":
+        """Nothing learned. quantities: from 3 to 31."""
+        if quantities and max(quantities.values()) >= QUANTITIES:
+            raise ValueError(f"more than {QUANTITIES - len(KINDS)} quantities")
+        weights = [*[_WEIGHT] * CELLS_MIXED, 0] * (HABITS // (CELLS_MIXED + 1))
+        return cls(array("I", [_EVEN]) * CELLS, array("i", weights + [0] * (WEIGHTS - HABITS)), quantities or {})
+
+
+def _little(numbers: "array[int]") -> "array[int]":
+    """The file's order to this machine's, or back."""
+    numbers = array(numbers.typecode, numbers)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers
+
+
+@cache
+def built_in() -> Prior:
+    """The prior that comes with the package."""
+    return Prior.unpack(PATH.read_bytes())

@@ -1,0 +1,116 @@
+"""Pure: one side's memory in codec 2, in pure Python: the oracle and fallback of native/chain.pyx.
+
+After an error a chain must not be used again: it knows half a batch.
+"""
+
+from array import array
+from collections.abc import Sequence
+
+from parkfleet.protocols.payload.chain.blocks import (
+    PRESENT,
+    Before,
+    Meter,
+    meet,
+    row_count,
+    row_qualities,
+    row_texts,
+    row_times,
+    row_values,
+)
+from parkfleet.protocols.payload.chain.layout import layouts
+from parkfleet.protocols.payload.chain.mixing import Tables, simple
+from parkfleet.protocols.payload.chain.prior import Prior
+from parkfleet.protocols.payload.chain.rangecoder import Coder, Reader, Writer
+from parkfleet.protocols.payload.delta import MAX_READINGS
+from parkfleet.protocols.payload.errors import PayloadError
+from parkfleet.protocols.payload.schema import Schema
+from parkfleet.protocols.payload.series import Rows
+
+#: Columns that a chain may know: bounds its memory.
+MAX_SERIES = 400_000
+
+
+class Chain:
+    """The memory of one side, from a key batch on."""
+
+    def __init__(self, schema: Schema, prior: Prior, most: int = MAX_READINGS) -> None:
+        """most: readings that a batch may hold."""
+        self._schema = schema
+        self._layouts = layouts(schema, prior.quantities)
+        self._tables = Tables(list(prior.cells), list(prior.weights))
+        self._meters = [Meter() for _ in schema.entries]
+        self._series = 0
+        self._most = most
+
+    def encode(self, rows: Sequence[Rows]) -> bytes:
+        """The body of a batch. Raises ValueError for rows without sense, before anything is learned from them."""
+        self._check(rows)
+        writer = Writer()
+        self._run(writer, rows)
+        return writer.end()
+
+    def decode(self, body: bytes) -> list[Rows]:
+        """The rows of a body. Raises PayloadError, and nothing else, for whatever is none."""
+        reader = Reader(body)
+        rows = self._run(reader, ())
+        reader.end()
+        return rows
+
+    def _check(self, rows: Sequence[Rows]) -> None:
+        before, readings, series = -1, 0, self._series
+        for block in rows:
+            if not before < block.entry < len(self._meters) or not len(block.ts):
+                raise ValueError(f"entry {block.entry}: blocks come by entry ascending, each with a row or more")
+            before = block.entry
+            layout = self._layouts[self._schema.set_of[block.entry]]
+            count, width = len(block.ts), len(layout.columns)
+            if len(block.slots) != count * width or len(block.quality) != count * width:
+                raise ValueError(f"entry {block.entry}: its arrays do not fit together")
+            if len(block.texts) != count * layout.strings:
+                raise ValueError(f"entry {block.entry}: its arrays do not fit together")
+            readings += count * max(width, 1)
+            series += 0 if self._meters[block.entry].series else width
+        if readings > self._most:
+            raise ValueError(f"more than {self._most} readings in one batch")
+        if series > MAX_SERIES:
+            raise ValueError(f"more than {MAX_SERIES} columns in one chain")
+
+    def _run(self, c: Coder, rows: Sequence[Rows]) -> list[Rows]:
+        """A batch, both ways: its blocks."""
+        waiting = {block.entry: block for block in rows}
+        found: list[Rows] = []
+        before, firsts = Before(), dict[int, list[int]]()
+        left, was = self._most, 1
+        for entry, m in enumerate(self._meters):
+            was = simple(c, self._tables.cells, PRESENT + 2 * m.seen + was, entry in waiting)
+            if was:
+                found.append(self._block(c, entry, waiting.get(entry), before, firsts, left))
+                left -= max(len(found[-1].quality), len(found[-1].ts))
+            m.seen = 2 if was else 1 if m.seen else 0
+        return found
+
+    def _block(
+        self, c: Coder, entry: int, block: Rows | None, before: Before, firsts: dict[int, list[int]], left: int
+    ) -> Rows:
+        m, t = self._meters[entry], self._tables
+        layout = self._layouts[self._schema.set_of[entry]]
+        width = len(layout.columns)
+        rows = row_count(c, t, m, before, len(block.ts) if block else 0)
+        if rows < 1 or rows * max(width, 1) > left:
+            raise PayloadError(f"a block has no rows, or all have more than {self._most} readings together")
+        m.rows = rows
+        if not m.series:
+            self._series += width
+            if self._series > MAX_SERIES:
+                raise PayloadError(f"more than {MAX_SERIES} columns in one chain")
+        meet(t, m, layout)
+        if block is None:
+            zeros = bytes(8 * rows)
+            texts: list[str | None] = [None] * (rows * layout.strings)
+            block = Rows(entry, array("q", zeros), array("q", zeros * width), bytearray(rows * width), texts)
+        row_times(c, t, m, before, block.ts)
+        row_qualities(c, t, m, block.quality, width)
+        row_values(c, t, m, block, layout, firsts.setdefault(self._schema.set_of[entry], [0] * width))
+        if block.texts:
+            row_texts(c, t, m, block, layout.columns)
+        return block
