@@ -9,7 +9,6 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 
 from parkfleet import __version__
@@ -17,7 +16,8 @@ from parkfleet.agent import trial
 from parkfleet.agent.configuration import Configuration, load_configuration
 from parkfleet.agent.control import AgentRunningError
 from parkfleet.agent.line_parts import LineParts
-from parkfleet.agent.service import FINISH_SCANS_S, AgentService
+from parkfleet.agent.plan import Plan
+from parkfleet.agent.service import FINISH_SCANS_S, AgentService, learned_plan, learned_store
 from parkfleet.agent.status import ConfigurationName, Desired, ReportedState
 from parkfleet.agent.trial import Baseline, Ledger, Phase
 from parkfleet.agent.trial_store import TrialStore
@@ -33,7 +33,7 @@ class ManagedAgent:
         """configured: the installer's gateway.yaml. Raises DocumentError when there is nothing that can be run."""
         self._configured = configured
         self._store = store or TrialStore(configured)
-        self._ledger = self._store.read_ledger()
+        self._ledger = self._read()
         self._inbox: Desired | None = None  # the newest alone counts
         self._woken = asyncio.Event()
         self._local_hash = ""
@@ -65,7 +65,7 @@ class ManagedAgent:
         """Runs until stop is set. Raises what ends a confirmed configuration's service."""
         while not stop.is_set():
             lines = LineParts()
-            service: AgentService | None = AgentService(self._configuration, self, lines)
+            service: AgentService | None = self._next(lines)
             polling = asyncio.create_task(lines.run(), name="lines")
             try:
                 while service is not None:
@@ -78,19 +78,15 @@ class ManagedAgent:
     ) -> AgentService | None:
         """Runs a service until another configuration is to run; the next one, None when the lines are over.
 
-        The next one has the lines before this one has ended: what is read meanwhile waits in its open batch.
+        Lines that go on do so meanwhile; their scans wait for the next one.
         """
         over = asyncio.Event()
-        following: list[AgentService | Exception] = []
 
         async def hand_over() -> None:
             if stop.is_set() or polling.done():
                 await _ended(lines, polling)
-                return
-            try:
-                following.append(AgentService(self._configuration, self, lines))
-            except Exception as error:  # told below: the service that ends must keep its readings first
-                following.append(error)
+            else:
+                lines.release(self._next_plan())
 
         running = asyncio.create_task(service.run(over, hand_over), name="agent service")
         try:
@@ -98,14 +94,27 @@ class ManagedAgent:
         finally:
             over.set()
             await asyncio.wait({running})
-        if not stop.is_set():
-            self._fell([_error(running), _error(polling), *(e for e in following if isinstance(e, Exception))])
-        elif error := _error(running):
-            raise error
-        if stop.is_set() or polling.done():
+        if stop.is_set():
+            if error := _error(running):
+                raise error
             return None
-        ready = following[0] if following else None
-        return ready if isinstance(ready, AgentService) else AgentService(self._configuration, self, lines)
+        self._fell(_error(running) or _error(polling))
+        return None if polling.done() else self._next(lines)
+
+    def _next_plan(self) -> Plan | None:
+        """The plan of what runs next; None when it cannot be made, which is told when it is to run."""
+        try:
+            return learned_plan(self._configuration, learned_store(self._configuration))
+        except Exception:
+            return None
+
+    def _next(self, lines: LineParts) -> AgentService:
+        """The service of what runs next. A configuration on trial that cannot have one is given up."""
+        try:
+            return AgentService(self._configuration, self, lines)
+        except Exception as error:
+            self._fell(error)
+            return AgentService(self._configuration, self, lines)
 
     async def _until_change(self, service: AgentService, tasks: set[asyncio.Task[None]], stop: asyncio.Event) -> None:
         """Returns when another configuration is to run, when a task ended, or when stop is set."""
@@ -182,9 +191,8 @@ class ManagedAgent:
         await asyncio.to_thread(self._store.tidy, self._ledger)
         return True
 
-    def _fell(self, errors: Sequence[BaseException | None]) -> None:
+    def _fell(self, error: BaseException | None) -> None:
         """Looks at what broke: a configuration on trial is given up for it, else it breaks the agent."""
-        error = next((error for error in errors if error is not None), None)
         if error is None:
             return
         if self._ledger.phase is not Phase.TRIAL or isinstance(error, AgentRunningError):
@@ -227,6 +235,14 @@ class ManagedAgent:
         local = load_configuration(self._configured)
         self._local_hash = local.hash
         return local
+
+    def _read(self) -> Ledger:
+        """The ledger; where the disk refuses, a new one, which runs the installer's file."""
+        try:
+            return self._store.read_ledger()
+        except OSError as error:
+            log.error("the ledger of configurations cannot be read: %s", error)
+            return Ledger()
 
     def _keep(self, ledger: Ledger) -> None:
         """Writes the ledger; where the disk refuses, the agent works on, and starts again from what stands there."""

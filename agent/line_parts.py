@@ -33,6 +33,11 @@ class Route:
         self._entries: dict[int, int] = {}
         self._on_scan: OnScan = lambda _: None
         self._on_failure: OnFailure | None = None
+        self._held: list[Scan] | None = None
+
+    def hold(self) -> None:
+        """Until to() is called, scans wait here."""
+        self._held = [] if self._held is None else self._held
 
     def to(self, plan: Plan, lines: Sequence[LinePlan], on_scan: OnScan, on_failure: OnFailure | None) -> None:
         """From now on to these, with a plan's entries. lines: of the part, that are left."""
@@ -41,16 +46,22 @@ class Route:
         own = enumerate(self._schema.entries)
         self._entries = {place: places[entry] for place, entry in own if entry.meter in meters}
         self._on_scan, self._on_failure = on_scan, on_failure
+        held, self._held = self._held, None
+        for scan in held or ():
+            self.scan(scan)
 
     def scan(self, scan: Scan) -> None:
         """Hands a scan on."""
+        if self._held is not None:
+            self._held.append(scan)
+            return
         entry = self._entries.get(scan.entry)
         if entry is not None:
             self._on_scan(scan if entry == scan.entry else replace(scan, entry=entry))
 
     def failure(self, plan: MeterPlan, asked: Sequence[PlannedRequest], outcomes: Sequence[int]) -> None:
         """Hands a failure on."""
-        if self._on_failure is not None and plan.entry in self._entries:
+        if self._on_failure is not None and self._held is None and plan.entry in self._entries:
             self._on_failure(plan, asked, outcomes)
 
 
@@ -78,7 +89,7 @@ class LineParts:
         """A new plan, in which the lines that can go on have the plans they are polled by already."""
         if self._plan is None or self._plan.zone != plan.zone:
             return plan
-        old = {line.config.id: line for line in self._plan.lines}
+        old = {line.config.id: line for part in self._parts for line in part.lines}
         known = set(self._plan.schema.entries)
         new = {entry.meter for entry in plan.schema.entries if entry not in known}
         kept = tuple(
@@ -91,16 +102,19 @@ class LineParts:
         )
         return replace(plan, lines=kept)
 
+    def release(self, plan: Plan | None) -> None:
+        """Whoever had the scans has no more of them. Lines that a plan will not continue (None: all will) are taken out
+        at once, so that nothing is read that nobody gets; scans of the others wait for follow()."""
+        if plan is not None:
+            self._drop_others(self.continued(plan))
+        for part in self._parts:
+            part.route.hold()
+
     def follow(self, plan: Plan, on_scan: OnScan, on_failure: OnFailure | None) -> None:
         """Polls by a plan that continued() gave. From this call on scans go to on_scan, with the plan's entries."""
-        kept = {id(line) for line in plan.lines}
+        self._drop_others(plan)
         for part in self._parts:
-            gone = [line for line in part.lines if id(line) not in kept]
-            part.lines = [line for line in part.lines if id(line) in kept]
-            for line in gone:
-                part.polling.drop(line.config.id)
             part.route.to(plan, part.lines, on_scan, on_failure)
-        self._parts = [part for part in self._parts if part.lines]
         polled = {id(line) for part in self._parts for line in part.lines}
         begin = [line for line in plan.lines if id(line) not in polled]
         if begin:
@@ -134,6 +148,16 @@ class LineParts:
         """Lets the scans in flight come to their end; run() returns then."""
         self._stopping.set()
 
+    def _drop_others(self, plan: Plan) -> None:
+        """Takes out the lines that a plan has not got, by the very plans they are polled by."""
+        kept = {id(line) for line in plan.lines}
+        for part in self._parts:
+            for line in part.lines:
+                if id(line) not in kept:
+                    part.polling.drop(line.config.id)
+            part.lines = [line for line in part.lines if id(line) in kept]
+        self._parts = [part for part in self._parts if part.lines]
+
     def _start(self, part: _Part) -> None:
         if self._group is not None:
             self._group.create_task(part.polling.run(), name="polling")
@@ -144,6 +168,7 @@ def _same(old: LinePlan, new: LinePlan) -> bool:
     if (old.config, old.address, len(old.meters)) != (new.config, new.address, len(new.meters)):
         return False
     return all(
-        (before.config, before.points, before.never_write) == (after.config, after.points, after.never_write)
+        (before.config, before.points, before.never_write, before.offset_s)
+        == (after.config, after.points, after.never_write, after.offset_s)
         for before, after in zip(old.meters, new.meters, strict=True)
     )

@@ -18,7 +18,7 @@ from parkfleet.agent.learned_store import STORE_NAME, LearnedStore
 from parkfleet.agent.learner import Learner, known_facts
 from parkfleet.agent.line_book import LineBook
 from parkfleet.agent.line_parts import LineParts
-from parkfleet.agent.plan import make_plan
+from parkfleet.agent.plan import Plan, make_plan
 from parkfleet.agent.snapshot import Snapshots
 from parkfleet.agent.status import AgentFacts, Desired, ReportedState, boot_id
 from parkfleet.agent.store import NewBatch
@@ -68,8 +68,8 @@ class AgentService:
         self._session: SessionStatus | None = None
         gateway = configuration.gateway
         self._flush_s = float(gateway.buffer.flush)
-        store = LearnedStore(configuration.path(gateway.buffer.path).parent / STORE_NAME)
-        self._plan = self._polling.continued(make_plan(configuration, known_facts(configuration, store)))
+        store = learned_store(configuration)
+        self._plan = self._polling.continued(learned_plan(configuration, store))
         self._learner = Learner(self._plan, configuration, store)
         self._packed_schema = self._plan.schema.pack()
         self._batcher = Batcher()
@@ -231,3 +231,13 @@ class AgentService:
             await self._buffer.append(
                 NewBatch(packed, schema.id, CODEC, body, batch.readings, batch.first_ts, batch.last_ts)
             )
+
+
+def learned_store(configuration: Configuration) -> LearnedStore:
+    """Where what was learned of the meters is kept."""
+    return LearnedStore(configuration.path(configuration.gateway.buffer.path).parent / STORE_NAME)
+
+
+def learned_plan(configuration: Configuration, store: LearnedStore) -> Plan:
+    """A configuration's plan, with what was learned of its meters."""
+    return make_plan(configuration, known_facts(configuration, store))

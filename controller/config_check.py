@@ -50,7 +50,7 @@ def check(effective: Effective, secrets: Collection[str], changed: Document | No
     checked = check_gateway(document, built_in)
     problems, warnings = [], []
     folders = bool(effective.document.get("profiles"))
-    unknown = set(checked.unknown.values())
+    unknown = set(checked.unknown)
     for problem in checked.problems:
         if folders and problem in unknown:
             told = "is not built in: whether the gateway has it in its own folders, only the gateway can tell"

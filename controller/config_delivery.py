@@ -6,9 +6,11 @@ sessions' heartbeats have their turn in between.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from parkfleet.controller.config_drift import Drift, drift, is_to_be_offered
 from parkfleet.controller.config_fleet import ConfigFleet
@@ -19,6 +21,9 @@ from parkfleet.proto import common_pb2, limits
 from parkfleet.proto.session_pb2 import ControllerMessage, DesiredConfiguration
 
 log = logging.getLogger(__name__)
+
+#: Reports are stored this often, however many there are: a commit waits for the disk. Seconds.
+STORE_S: Final = 1.0
 
 #: Puts a message into a session's outbox; False when that is full.
 Send = Callable[[ControllerMessage], bool]
@@ -73,12 +78,19 @@ class ConfigDelivery:
         return drift(self.config.desired_name(gateway.key), reported, gateway.state is State.ONLINE)
 
     async def run(self) -> None:
-        """Delivers until cancelled."""
+        """Delivers until cancelled; stores what was reported at most once in STORE_S."""
+        loop = asyncio.get_running_loop()
+        stored = 0.0
         try:
             while True:
-                await self._woken.wait()
+                due = max(0.0, stored + STORE_S - loop.time()) if self._reports else None
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(due):
+                        await self._woken.wait()
                 self._woken.clear()
-                self.flush()
+                if loop.time() >= stored + STORE_S:
+                    self.flush()
+                    stored = loop.time()
                 while self._due:
                     key = next(iter(self._due))
                     del self._due[key]

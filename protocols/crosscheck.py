@@ -23,7 +23,7 @@ class Checked(NamedTuple):
 
     problems: list[Problem]  # in the order of file and line
     profiles: dict[str, Profile]  # by name, those the meters use and that can be used
-    unknown: dict[str, Problem]  # by name, profiles that were not found; these problems stand in problems too
+    unknown: list[Problem]  # those of problems that tell of a profile that was not found
 
 
 def check_gateway(document: Document, find: FindProfile) -> Checked:
@@ -52,11 +52,11 @@ def profile_finder(folders: Sequence[Path]) -> FindProfile:
 
 def _load_profiles(
     document: Document, meters: list[tuple[int, MeterConfig]], find: FindProfile
-) -> tuple[dict[str, Profile], list[Problem], dict[str, Problem]]:
+) -> tuple[dict[str, Profile], list[Problem], list[Problem]]:
     """The profiles the meters name, the problems of those that cannot be used, and of those that are not there."""
     profiles: dict[str, Profile] = {}
     problems: list[Problem] = []
-    unknown: dict[str, Problem] = {}
+    unknown: list[Problem] = []
     for index, meter in meters:
         if meter.profile in profiles:
             continue
@@ -64,7 +64,7 @@ def _load_profiles(
             profiles[meter.profile] = find(meter.profile)
         except UnknownProfileError as error:
             problem = document.problem(f"meters[{index}].profile", str(error))
-            unknown.setdefault(meter.profile, problem)
+            unknown.append(problem)
             problems.append(problem)
         except DocumentError as error:
             problems += error.problems

@@ -17,9 +17,10 @@ from parkfleet.controller.config_store import ConfigStore, open_database
 from parkfleet.controller.server import ControllerServer
 from parkfleet.controller.view import GatewayView
 from parkfleet.protocols.document import Document
-from parkfleet.simulators.broker import RunningBroker
+from parkfleet.simulators.broker import RunningBroker, free_port
 from parkfleet.simulators.processes import Child
 from tests.agent.site import Site, stopped, subscribed
+from tests.controller.test_fleet_cli import parkfleet
 from tests.eventually import eventually
 
 LAYER = LayerName.parse("gateway/demo/gw-01")
@@ -137,6 +138,17 @@ async def test_what_cannot_be_applied_is_refused_at_once(managed: Managed, broke
         assert "is on trial" not in agent.output()
 
 
+async def test_a_disk_that_refuses_is_told(managed: Managed, broker: RunningBroker) -> None:
+    """The gateway works on with what it has."""
+    (managed.site.folder / "managed").write_text("where the folder should be")
+    async with subscribed(broker) as subscriber, managed.site.agent():
+        managed.change()
+        gateway = await managed.comes_to("rolled back", 0)
+        assert "it cannot be kept: " in gateway.drift_reason
+        seen = subscriber.batches
+        await eventually(lambda: subscriber.batches > seen + 1)
+
+
 @pytest.mark.parametrize(
     "step",
     ["before document", "renamed document", "after ledger staged", "before ledger trial", "after ledger trial"],
@@ -151,3 +163,33 @@ async def test_killed_while_applying(managed: Managed, broker: RunningBroker, st
             assert await victim.wait() == -9, victim.output()
         async with managed.site.agent():
             await managed.comes_to("in sync", revision)
+
+
+async def test_controller_killed_while_a_gateway_applies(site: Site, broker: RunningBroker, tmp_path: Path) -> None:
+    """When it is back it knows what was stored, and the gateway, which went on, confirms it."""
+    port = free_port()
+    address, data = f"127.0.0.1:{port}", tmp_path / "data"
+    command = [sys.executable, "-m", "parkfleet", "controller", "run", "--listen", address, "--data", str(data)]
+    path = site.configure(broker.port)
+    layer = yaml.safe_load(path.read_text())
+    layer["controller"] = {"url": address, "trial": "15s"}
+    path.write_text(yaml.safe_dump(layer))
+
+    def controller() -> Child:
+        return Child("controller", [*command, "--heartbeat", "1s"], tmp_path / "controller.log")
+
+    async with subscribed(broker) as subscriber, site.agent() as agent:
+        async with controller() as first:
+            await eventually(lambda: "is online" in first.output())
+            store = ("fleet", "config", "edit", str(LAYER), "--file", str(path), "-m", "x", "--controller", address)
+            code, out, err = await parkfleet(*store)
+            assert code == 0 and "stored as revision 1" in out, err
+            await eventually(lambda: "is on trial" in agent.output())
+            first.kill()
+            await first.wait()
+        async with controller():
+            await eventually(lambda: "configuration 1 is confirmed" in agent.output(), 60)
+            _, out, _ = await parkfleet("fleet", "config", "history", str(LAYER), "--json", "--controller", address)
+            assert [one["revision"] for one in json.loads(out)] == [1]
+        await stopped(agent, subscriber)
+        assert site.verdict(subscriber).ok, site.verdict(subscriber)

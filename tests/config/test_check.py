@@ -64,9 +64,11 @@ def test_a_mistake_of_the_file_that_is_being_changed_has_its_line() -> None:
 
 def test_a_profile_of_the_gateways_own_is_a_warning() -> None:
     """Only the gateway has its folders."""
-    found = verdict(gateway=GATEWAY.replace("sdm630", "mine") + "profiles: [./profiles]\n")
+    text = GATEWAY.replace("sdm630", "mine") + "  - {id: m03, line: bus1, unit: 2, profile: eastron-mine}\n"
+    found = verdict(gateway=text + "profiles: [./profiles]\n")
     assert found.good
-    assert "only the gateway can tell" in str(found.warnings[0])
+    assert len(found.warnings) == 2
+    assert all("only the gateway can tell" in str(warning) for warning in found.warnings)
 
 
 def test_a_secret_that_is_there_is_good() -> None:

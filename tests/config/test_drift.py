@@ -1,5 +1,6 @@
 """Drift, and the delivery that ends it: against a real controller with a raw agent."""
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -111,10 +112,11 @@ async def test_a_gateway_is_brought_what_it_should_run(server: ControllerServer,
         await agent.say(AgentMessage(status=state(running=LOCAL)))
         offer = (await agent.hear()).desired_configuration
         assert (offer.configuration.revision, msgspec.json.decode(offer.document)["buffer"]["flush"]) == (4, "60s")
+        name = offer.configuration
         assert (await listed(server)).drift == "applying"
-        await agent.say(AgentMessage(status=state(running=offer.configuration, on_trial=True)))
+        await agent.say(AgentMessage(status=state(running=name, on_trial=True)))
         await agent.say(AgentMessage(status=state(running=offer.configuration)))
-        await eventually(lambda: config.store.report(GW) is not None)
+        await eventually(lambda: (gateway := server.fleet.registry.get(GW)) and gateway.status == state(running=name))
         assert (await listed(server)).drift == "in sync"
         change(config, "label/heat", "buffer: {flush: 30s}")
         second = (await agent.hear()).desired_configuration
@@ -125,6 +127,7 @@ async def test_a_gateway_is_brought_what_it_should_run(server: ControllerServer,
         change(config, "label/heat", "buffer: {flush: 20s}")
         assert (await agent.hear()).desired_configuration.configuration.revision == 6  # not 5 once more
         assert (await listed(server)).drift == "applying"
+        await eventually(lambda: (report := config.store.report(GW)) is not None and report.state == "failed")
     report = config.store.report(GW)
     assert report is not None and (report.revision, report.state, report.reason) == (5, "failed", "meters went silent")
 
@@ -153,6 +156,25 @@ async def test_a_controller_knows_after_a_restart_what_was_reported(config: Conf
         config.store.add_reports([(GW, Report(1, *desired, kind, "why"))])
         async with ControllerServer("127.0.0.1:0", 10.0, config=config) as server:
             assert (await listed(server)).drift == expected
+
+
+async def test_many_reports_are_few_commits(server: ControllerServer, config: ConfigFleet) -> None:
+    """At most one a second; the last words are stored when the controller stops."""
+    commits = 0
+
+    def count(statement: str) -> None:
+        nonlocal commits
+        commits += statement == "COMMIT"
+
+    config.store._db.set_trace_callback(count)
+    began = asyncio.get_running_loop().time()
+    async with RawAgent(server.address) as agent:
+        await agent.join("gw-03")
+        for revision in range(1, 60):
+            await agent.say(AgentMessage(status=state(running=common_pb2.Configuration(revision=revision, hash="x"))))
+        key = GatewayKey("p1", "gw-03")
+        await eventually(lambda: (report := config.store.report(key)) is not None and report.revision == 59)
+    assert 1 <= commits <= asyncio.get_running_loop().time() - began + 2
 
 
 async def test_an_unmanaged_gateway_is_left_alone(server: ControllerServer, config: ConfigFleet) -> None:

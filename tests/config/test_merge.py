@@ -149,3 +149,14 @@ def test_a_tree_is_the_same_after_a_way_through_a_document(tree: Tree) -> None:
     """What the agent reads is what was meant."""
     merged = merge([(0, tree)]).tree
     assert to_tree(to_document(merged)) == merged
+
+
+@given(st.text("ab.[]", max_size=8) | st.text())
+def test_any_path_reads_back_or_is_refused(text: str) -> None:
+    """Nothing else comes out."""
+    try:
+        path = parse_path(text)
+    except ValueError as error:
+        assert "expected a key" in str(error)
+    else:
+        assert path_text(path) == text

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,8 +136,6 @@ def test_damaged_files_are_survived(tmp_path: Path) -> None:
 @given(st.binary(max_size=200))
 def test_any_ledger_file_is_survived(data: bytes) -> None:
     """Also a truncated or foreign one."""
-    import tempfile
-
     with tempfile.TemporaryDirectory() as name:
         store = TrialStore(Path(name) / "gateway.yaml")
         store.folder.mkdir()
@@ -172,3 +171,19 @@ def test_a_document_without_its_secret_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DocumentError, match=r"a secret is called '\.\./x'"):
         store.stage(NEW, document(NEW), {"../x": b""})
     assert not (tmp_path / "x").exists()
+
+
+@given(st.data())
+def test_any_document_is_run_or_refused(data: st.DataObject) -> None:
+    """Whatever a controller sends: a configuration, or its mistakes; nothing else comes out."""
+    good = document(NEW)
+    start = data.draw(st.integers(0, len(good)))
+    end = data.draw(st.integers(start, min(len(good), start + 40)))
+    damaged = data.draw(st.just(good[:start] + data.draw(st.binary(max_size=12)) + good[end:]) | st.binary())
+    with tempfile.TemporaryDirectory() as name:
+        store = TrialStore(Path(name) / "gateway.yaml")
+        store.stage(NEW, damaged, {"mqtt": b"x"})
+        try:
+            assert store.load(NEW).hash == NEW.hash
+        except DocumentError as error:
+            assert error.problems
