@@ -20,6 +20,7 @@ from parkfleet.protocols.profile import Hole, Point, Profile
 from parkfleet.protocols.quantity import Duration
 from parkfleet.protocols.ratio import fraction
 from parkfleet.protocols.readplan import NOTHING, TURNAROUND_S, PlannedRequest, WireCost, plan_requests
+from parkfleet.protocols.registers import column_of
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def _meter(config: MeterConfig, profile: Profile, entry: int) -> tuple[MeterPlan
         by_interval.setdefault(float(config.intervals.get(name, config.interval)), []).append(name)
     if len(by_interval) == 1:
         derivation = make_derivation(profile, points, config.points, ratios)
-        derived = None if derivation.is_identity else derivation
+        derived = _changing(derivation, points)
         (interval,) = by_interval
         config = _at(config, interval)
         return MeterPlan(config, entry, points, (), derived, never_write=tuple(profile.never_write)), [derivation]
@@ -201,11 +202,17 @@ def _meter(config: MeterConfig, profile: Profile, entry: int) -> tuple[MeterPlan
         entry,
         points,
         (),
-        None if whole.is_identity else whole,
+        _changing(whole, points),
         never_write=tuple(profile.never_write),
         groups=tuple(groups),
     )
     return plan, derivations
+
+
+def _changing(derivation: Derivation, points: tuple[Point, ...]) -> Derivation | None:
+    """A derivation, unless what is delivered by it is what the points say. A constant ratio changes columns only."""
+    same = derivation.is_identity and derivation.columns == tuple(map(column_of, points))
+    return None if same else derivation
 
 
 def _at(config: MeterConfig, interval: float) -> MeterConfig:

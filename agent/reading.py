@@ -1,5 +1,6 @@
 """Reading: every point of one meter as it is now, with the registers it was made of."""
 
+import asyncio
 import time
 from array import array
 from collections.abc import Awaitable, Callable, Iterator
@@ -73,12 +74,12 @@ class MeterReading(msgspec.Struct, frozen=True):
 
 async def read_meter(plan: MeterPlan, ask: Ask) -> MeterReading:
     """Reads all the points of a meter. What fails is in the points' qualities; nothing is raised."""
-    begun = time.monotonic()
+    begun, patient = time.monotonic(), _patient(ask, plan.gap_s)
     found: dict[int, Seen] = {}
     told = ""
     for planned in plan.requests:
         try:
-            found |= await _read_together(plan.points, planned.points, planned.request, ask)
+            found |= await _read_together(plan.points, planned.points, planned.request, patient)
         except (ModbusError, LineDownError) as error:
             told, cause = str(error), _cause(error)
             found |= {index: _nothing(plan.points[index], cause) for index in planned.points}
@@ -101,16 +102,29 @@ async def read_meter(plan: MeterPlan, ask: Ask) -> MeterReading:
 
 async def read_scan(plan: MeterPlan, entry: int, ask: Ask) -> Scan | None:
     """A scan of a meter out of turn, for an entry of the schema, before derivation; None when it fell silent."""
+    patient = _patient(ask, plan.gap_s)
     found: dict[int, Seen] = {}
     for planned in plan.requests:
         try:
-            found |= await _read_together(plan.points, planned.points, planned.request, ask)
+            found |= await _read_together(plan.points, planned.points, planned.request, patient)
         except (ModbusError, LineDownError):
             return None
     seen = [found.get(index) or _left_out(plan, index) for index in range(len(plan.points))]
     texts = tuple(point.text for point in seen if point.is_string)
     slots, quality = array("q", [point.slot for point in seen]), bytes(point.code for point in seen)
     return Scan(entry, round(time.time() * 1000), slots, quality, texts)
+
+
+def _patient(ask: Ask, gap_s: float) -> Ask:
+    """The same with the silence before each request that the meter needs, as after the one before it."""
+    if not gap_s:
+        return ask
+
+    async def asked(request: ReadRequest) -> list[int]:
+        await asyncio.sleep(gap_s)
+        return await ask(request)
+
+    return asked
 
 
 def _delivered(derivation: Derivation, seen: list[Seen]) -> Iterator[DeliveredReading]:

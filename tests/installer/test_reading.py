@@ -1,31 +1,39 @@
 """A meter's reading as the installer sees it: the registers, and what is delivered of them."""
 
+import time
 from pathlib import Path
 
+import msgspec
 from rich.console import Console
 
 from parkfleet.agent.configuration import Configuration
 from parkfleet.agent.installer_view import reading_table
-from parkfleet.agent.plan import make_plan
+from parkfleet.agent.plan import MeterPlan, make_plan
 from parkfleet.agent.reading import MeterReading, read_meter
 from parkfleet.protocols.config import BrokerConfig, GatewayConfig, LineConfig, MeterConfig
 from parkfleet.protocols.library import load_profile
-from parkfleet.protocols.modbus.pdu import ReadRequest
+from parkfleet.protocols.modbus.pdu import ExceptionAnswerError, ReadRequest
+from parkfleet.protocols.profile import Profile
 from tests.installer.conftest import simulated
+
+
+def plan_of(model: Profile, meter: MeterConfig) -> MeterPlan:
+    """A meter's plan, alone on its line."""
+    gateway = GatewayConfig("p", "g", BrokerConfig("mqtt://h"), [LineConfig("l", "tcp://h")], [meter])
+    (line,) = make_plan(Configuration(gateway, {model.profile: model}, Path())).lines
+    return line.meters[0]
 
 
 async def reading_of(profile: str, ct: str | None = None, raw: bool = False) -> MeterReading:
     """A simulated meter of a model, read once."""
     model = load_profile(profile)
-    meter = MeterConfig("m1", "l", 1, profile, ct=ct, raw=raw)
-    gateway = GatewayConfig("p", "g", BrokerConfig("mqtt://h"), [LineConfig("l", "tcp://h")], [meter])
-    (line,) = make_plan(Configuration(gateway, {profile: model}, Path())).lines
+    plan = plan_of(model, MeterConfig("m1", "l", 1, profile, ct=ct, raw=raw))
     slave = simulated(model, 1)
 
     async def ask(request: ReadRequest) -> list[int]:
         return list(slave.read(request.table, request.address, request.count, 1_790_000_000.0))
 
-    return await read_meter(line.meters[0], ask)
+    return await read_meter(plan, ask)
 
 
 async def test_parts_and_what_they_make() -> None:
@@ -54,6 +62,35 @@ async def test_primary_beside_secondary() -> None:
     with console.capture() as shown:
         console.print(reading_table(reading))
     assert "current_l1_raw" in shown.get()
+
+
+async def test_primary_beside_secondary_without_raw() -> None:
+    """A constant ratio changes no register: it is shown all the same."""
+    reading = await reading_of("acrel-adl400", "200/5")
+    made = {made.point: made for made in reading.delivered}
+    secondary = next(point.value for point in reading.points if point.point == "current_l1")
+    assert isinstance(secondary, float)
+    assert made["current_l1"].value == round(40 * secondary, 2)
+    assert made["current_l1"].of == ("current_l1",)
+    assert "current_l1_raw" not in made
+
+
+async def test_meter_is_given_its_silence() -> None:
+    """Each request of a reading comes at least min_gap behind the answer before it, singles after a refusal too."""
+    model = msgspec.structs.replace(load_profile("acrel-adl400"), min_gap=30)
+    plan = plan_of(model, MeterConfig("m1", "l", 1, model.profile))
+    slave, began, ended = simulated(model, 1), [], [time.monotonic()]
+
+    async def ask(request: ReadRequest) -> list[int]:
+        began.append(time.monotonic())
+        ended.append(time.monotonic())
+        if len(began) == 1:
+            raise ExceptionAnswerError(2)
+        return list(slave.read(request.table, request.address, request.count, 1_790_000_000.0))
+
+    await read_meter(plan, ask)
+    assert len(began) > 2
+    assert all(later - before >= 0.03 for before, later in zip(ended, began, strict=False))
 
 
 async def test_points_delivered_as_read_are_shown_once() -> None:
