@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from parkfleet.agent.joining import split
+from parkfleet.agent.losses import Emit, Losses
 from parkfleet.agent.room import Room
 from parkfleet.agent.store import (
     SCHEMA_VERSION,
@@ -51,7 +52,9 @@ RETRY_DISK_S: Final = 30.0
 class Buffer:
     """The queue of batches between poller and forwarder."""
 
-    def __init__(self, path: Path, config: BufferConfig) -> None:
+    def __init__(self, path: Path, config: BufferConfig, emit: Emit | None = None) -> None:
+        """emit: gets an event's kind, text and data; called where append() is. Default: the log."""
+        self._losses = Losses(emit)
         self._path = path
         self._config = config
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="buffer")
@@ -71,6 +74,7 @@ class Buffer:
     async def append(self, batch: NewBatch) -> None:
         """Stores a batch; on return it survives a power cut (unless `trouble` says otherwise)."""
         await self._run(lambda: self._append(batch))
+        self._losses.tell()
         self._arrived.set()
 
     async def waiting(self, span: Callable[[int], Span], limit: int) -> list[StoredBatch]:
@@ -135,6 +139,7 @@ class Buffer:
 
     async def close(self) -> None:
         """Writes what is left to write and ends the thread."""
+        self._losses.tell(now=True)
         await self._run(self._close)
         self._thread.shutdown()
 
@@ -222,7 +227,7 @@ class Buffer:
         if self._disk is not None:
             try:
                 self._disk.append(batch, self._rewrite())
-                self._tell_dropped(self._disk)
+                self._take_losses(self._disk)
                 self.trouble = ""
                 return None
             except sqlite3.Error as error:
@@ -233,7 +238,7 @@ class Buffer:
                     return self._append_again(batch)
         assert self._memory is not None
         self._memory.append(batch)
-        self._tell_dropped(self._memory)
+        self._take_losses(self._memory)
         return None
 
     def _append_again(self, batch: NewBatch) -> None:
@@ -253,14 +258,9 @@ class Buffer:
             self._room = None
             return None
 
-    def _tell_dropped(self, store: Store) -> None:
-        dropped, store.dropped = store.dropped, []
-        if dropped:
-            first, last = dropped[0], dropped[-1]
-            log.error(
-                "buffer: no room: batches %d to %d of epoch %d are dropped, with %d readings",
-                *(first.seq, last.seq + last.count - 1, store.epoch, sum(row.readings for row in dropped)),
-            )
+    def _take_losses(self, store: Store) -> None:
+        losses, store.losses = store.losses, []
+        self._losses.add(store.epoch, losses)
 
     def _damaged(self, error: sqlite3.Error) -> None:
         """The database is of no use any more: closed, moved aside, and a new one is begun, with a new epoch."""

@@ -121,9 +121,8 @@ def run(
     """Poll the meters, keep their readings, forward them. Runs until stopped."""
     import asyncio
 
-    from parkfleet.agent.configuration import load_configuration
+    from parkfleet.agent.applying import ManagedAgent, run_managed
     from parkfleet.agent.control import AgentRunningError
-    from parkfleet.agent.service import run_service
     from parkfleet.protocols.document import DocumentError
     from parkfleet.protocols.logs import LEVELS, configure_logging
 
@@ -131,13 +130,13 @@ def run(
         raise typer.BadParameter(f"expected {', '.join(LEVELS)}, got {log_level!r}", param_hint="--log-level")
     configure_logging(log_level)
     try:
-        configuration = load_configuration(config)
+        agent = ManagedAgent(config)
     except DocumentError as error:
         typer.echo(str(error), err=True)
         typer.echo(f"not started: mend {config} (see `parkfleet agent check`)", err=True)
         raise typer.Exit(1) from None
     try:
-        asyncio.run(run_service(configuration))
+        asyncio.run(run_managed(agent))
     except AgentRunningError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(3) from None

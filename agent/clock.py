@@ -5,7 +5,6 @@ in memory with the time as it was believed; once the clock is set they are stamp
 """
 
 import ctypes
-import errno
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,9 @@ PATIENCE_S: Final = 600.0
 MOST_HELD: Final = 100_000
 #: A smaller change is the slow correction every clock gets. Seconds.
 STEP_S: Final = 2.0
+#: So long after a step, scans can still come that were stamped before it: the line engine looks at the clock once a
+#: second, and a scan under way keeps the time of its answers. Seconds.
+LATE_S: Final = 10.0
 _STA_UNSYNC: Final = 0x0040
 
 
@@ -49,9 +51,8 @@ class SystemTime:
     def synchronised(self) -> bool:
         """adjtimex(2): the kernel's own flag, which chrony, ntpd and systemd-timesyncd keep."""
         state = (ctypes.c_byte * 512)()  # struct timex; modes, its first member, is 0: nothing is changed
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.adjtimex(ctypes.byref(state)) == -1 and ctypes.get_errno() == errno.EFAULT:
-            return False
+        if ctypes.CDLL(None).adjtimex(ctypes.byref(state)) == -1:
+            return False  # refused, as in some containers: nobody vouches for the clock
         status = ctypes.c_int.from_buffer(state, 5 * ctypes.sizeof(ctypes.c_long)).value
         return not status & _STA_UNSYNC
 
@@ -71,6 +72,8 @@ class ClockGate:
     _open: bool = False
     _offset: float = 0.0  # wall minus boot time, as last seen
     _began: float = 0.0
+    _step: float = 0.0  # the last one that held readings were moved by; 0: none of late
+    _stepped: float = 0.0  # when, since boot
 
     def __post_init__(self) -> None:
         self._began = self.source.since_boot()
@@ -84,6 +87,9 @@ class ClockGate:
 
     def on_scan(self, scan: Scan) -> None:
         """Takes a scan."""
+        if not self._open:
+            self.look()  # set since the last look? Then the scan may be right already, those held are not
+        scan = self._stamped(scan)
         if self._open:
             self.deliver(scan)
             return
@@ -94,9 +100,15 @@ class ClockGate:
     def look(self) -> None:
         """Looks at the clock; call it every second or so, and once more before the end."""
         offset = self._now_offset()
-        step, self._offset = offset - self._offset, offset
+        step = offset - self._offset
         if not self._open:
-            self._held = [_moved(scan, step) for scan in self._held] if abs(step) >= 0.001 else self._held
+            step = round(step, 3)  # what is below a stamp's resolution is kept until it adds up
+        self._offset += step
+        if not self._open:
+            if step:
+                self._held = [_moved(scan, step) for scan in self._held]
+            if abs(step) > STEP_S:
+                self._step, self._stepped = step, self.source.since_boot()
             if self._is_plausible():
                 self._let_go("clock-set", f"the clock was set by {step:+.0f} s")
             elif self.source.since_boot() - self._began > PATIENCE_S:
@@ -109,6 +121,16 @@ class ClockGate:
         self.look()
         if not self._open:
             self._give_up("the agent stops")
+
+    def _stamped(self, scan: Scan) -> Scan:
+        """The scan by the clock as it is now: after a step, those stamped before it are told by their age."""
+        if not self._step:
+            return scan
+        if self.source.since_boot() - self._stepped > LATE_S:
+            self._step = 0.0
+            return scan
+        age = self.source.wall() - scan.ts / 1000
+        return _moved(scan, self._step) if abs(age - self._step) < abs(age) else scan
 
     def _is_plausible(self) -> bool:
         if self.source.synchronised():

@@ -34,6 +34,10 @@ USUAL_RATES: Final = {
 _LEAST_HOURS: Final = 1 / 3600
 #: Without a rate, a counter that comes back below a tenth of its range has rolled over.
 _ROLLED: Final = 0.1
+#: Nobody tells how many digits a display has: they are guessed from the reading, and so believed only for as many as
+#: the smallest displays have (99,999 steps) and close to the end. A meter that was reset is not to pass for one.
+_LEAST_DISPLAY: Final = 1e5
+_ROLLED_DISPLAY: Final = 0.01
 _FLOAT32_STEP: Final = 2**-22
 
 
@@ -108,11 +112,12 @@ def _rolled_over(before: Baseline, value: float, ts: int, rule: Rule) -> bool:
     if value < 0 or value >= before.value or before.value <= 0:
         return False
     digits = 10.0 ** len(str(int(before.value)))  # a display of so many digits begins at 0 again
-    for end in (digits, rule.range):
+    display = digits if digits >= _LEAST_DISPLAY * rule.step else None
+    for end, near in ((display, _ROLLED_DISPLAY), (rule.range, _ROLLED)):
         if end is None or end <= before.value:
             continue
         grown = end - before.value + value
-        if grown <= min(rule.most(value, hours), _ROLLED * end):
+        if grown <= min(rule.most(value, hours), near * end):
             return True
     return False
 

@@ -16,11 +16,13 @@ from typing import Final
 import msgspec
 
 from parkfleet.agent.buffer import Buffer
+from parkfleet.agent.live_chain import LiveChain
 from parkfleet.agent.pace import BacklogPace, refusal_pause
 from parkfleet.agent.replay import Replay
 from parkfleet.agent.store import Span, StoredBatch
 from parkfleet.protocols.mqtt import BrokerError, MqttConnection, PublishRefusedError
 from parkfleet.protocols.payload.envelope import REPLAYED, THINNED, Envelope
+from parkfleet.protocols.payload.errors import PayloadError
 from parkfleet.protocols.payload.request import REPLAY_EVENT
 from parkfleet.protocols.payload.topics import BATCH_CONTENT_TYPE, SCHEMA_CONTENT_TYPE, Event, GatewayTopics
 
@@ -95,6 +97,7 @@ class Delivery:
         replay: Replay,
         ack_timeout: float,
         tell: Callable[[str], None],
+        key_every: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._buffer = buffer
@@ -105,6 +108,7 @@ class Delivery:
         self._replay = replay
         self._ack_timeout = ack_timeout
         self._tell = tell
+        self._chain = LiveChain(key_every)
         self._clock = clock
         self._window = max(1, min(WINDOW, connection.receive_maximum - 1))
         self._pace = BacklogPace(max(1, self._window - 1))
@@ -203,7 +207,7 @@ class Delivery:
         if (room := self._pace.window - self._slow()) > 0:
             for batch in await self._replay.take(room):
                 if await self._has_schema(self._again, batch):
-                    self._send(self._again, batch, REPLAYED)
+                    self._send(self._again, batch, REPLAYED, batch.codec, batch.body)
 
     def _slow(self) -> int:
         """Messages under way that yield to live ones."""
@@ -224,7 +228,21 @@ class Delivery:
                 return
             if not await self._has_schema(lane, batch):
                 return
-            self._send(lane, batch)
+            codec, body = await self._live_coded(batch) if lane is self._live else (batch.codec, batch.body)
+            self._send(lane, batch, 0, codec, body)
+
+    async def _live_coded(self, batch: StoredBatch) -> tuple[int, bytes]:
+        """(codec, body) of a live batch: chained where that is wanted."""
+        if not self._chain.wants(batch):
+            return batch.codec, batch.body
+        try:
+            if not self._chain.knows(batch.schema_id):
+                self._chain.learn(batch.schema_id, await self._buffer.schema(batch.schema_id))
+            return self._chain.coded(batch)
+        except PayloadError as error:  # damaged on the disk: the consumer is to see it as it is
+            log.error("batch %d of epoch %d cannot be coded anew: %s", batch.seq, batch.epoch, error)
+            self._chain.broken()
+            return batch.codec, batch.body
 
     async def _has_schema(self, lane: _Lane, batch: StoredBatch) -> bool:
         """Sends the schema before the first batch that needs it; False when the broker would not take it."""
@@ -244,11 +262,9 @@ class Delivery:
         self._launch(ack, _Flight(lane, None, schema_id, self._clock(), len(schema)))
         return True
 
-    def _send(self, lane: _Lane, batch: StoredBatch, flags: int = 0) -> None:
+    def _send(self, lane: _Lane, batch: StoredBatch, flags: int, codec: int, body: bytes) -> None:
         flags |= THINNED if batch.level else 0
-        envelope = Envelope(
-            batch.codec, batch.schema_id, batch.epoch, batch.seq, batch.count, flags, batch.body, batch.parts
-        )
+        envelope = Envelope(codec, batch.schema_id, batch.epoch, batch.seq, batch.count, flags, body, batch.parts)
         payload = envelope.pack()
         ack = self._connection.publish(self._topics.batch, payload, content_type=BATCH_CONTENT_TYPE, alias=True)
         self._launch(ack, _Flight(lane, batch, batch.schema_id, self._clock(), len(payload)))
@@ -302,6 +318,7 @@ class Delivery:
 
     def _back(self, flight: _Flight) -> None:
         """A message that did not get through goes again."""
+        self._chain.broken()
         batch, at = flight.batch, flight.lane.at
         if batch is None:
             self._learned.schemas.discard(flight.schema_id)

@@ -188,6 +188,16 @@ class LineEngine:
                     return
         raise KeyError(meter)
 
+    def drop(self, line_id: str) -> None:
+        """Takes a line out; its scans under way are dropped."""
+        self._plans = tuple(plan for plan in self._plans if plan.config.id != line_id)
+        self.statuses.pop(line_id)
+        for line in [line for line in self._lines if line.plan.config.id == line_id]:
+            self._lines.remove(line)
+            line.keep(-1)
+            if not self._ended:
+                self._engine.remove_line(line.index)
+
     def replan(self, plan: MeterPlan) -> None:
         """Has a meter asked by a new plan, from its next scan on."""
         for line in self._lines if not self._ended else ():
@@ -283,6 +293,8 @@ class LineEngine:
         for plan in self._plans:
             serial = plan.address.kind == "serial"
             address = b"" if serial else await resolve(plan.address.host, plan.address.port)
+            if plan not in self._plans:
+                continue  # dropped meanwhile
             index = self._engine.add_line(line_spec(plan, self._next_tag, address))
             line = _Line(plan, index, self.statuses[plan.config.id])
             self._lines.append(line)
@@ -307,7 +319,8 @@ class LineEngine:
             return
         line.reopen_at = 0.0
         address = await resolve(line.plan.address.host, line.plan.address.port)
-        self._engine.set_address(line.index, address)
+        if line in self._lines:  # not dropped meanwhile
+            self._engine.set_address(line.index, address)
 
     def _open(self, line: _Line) -> None:
         """Opens a serial port, or tells why not and when again."""
@@ -333,7 +346,8 @@ class LineEngine:
             now = time.monotonic()
             due = [line for line in self._lines if line.reopen_at and line.reopen_at <= now]
             for line in due:
-                await self._renew(line)
+                if line in self._lines:
+                    await self._renew(line)
             waiting = [line.reopen_at for line in self._lines if line.reopen_at]
             await asyncio.sleep(max(0.05, min(waiting, default=now + REOPEN_S[0]) - now))  # the pause itself
 

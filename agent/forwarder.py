@@ -140,7 +140,15 @@ class Forwarder:
             except TimeoutError:
                 raise BrokerError(f"the broker acknowledged nothing for {timeout:g} s") from None
             delivery = Delivery(
-                self._buffer, connection, self._topics, self.status, self._learned, self._replay, timeout, self._tell
+                self._buffer,
+                connection,
+                self._topics,
+                self.status,
+                self._learned,
+                self._replay,
+                timeout,
+                self._tell,
+                self._broker.key_every,
             )
             telling = asyncio.create_task(self._tell_events(connection), name="events")
             try:

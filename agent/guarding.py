@@ -18,8 +18,11 @@ from parkfleet.protocols.quality import Quality
 
 log = logging.getLogger(__name__)
 
-#: Reads a meter once more; None when it gave nothing.
-Reread = Callable[[MeterPlan], Awaitable[Scan | None]]
+#: A second reading that takes longer is given up: what waits for it goes on as it was read. Seconds; the largest maps
+#: take a fraction of it even at 1200 baud.
+REREAD_S: Final = 60.0
+#: Reads a meter once more, for an entry of the schema; None when it gave nothing.
+Reread = Callable[[MeterPlan, int], Awaitable[Scan | None]]
 Key = tuple[str, str]
 
 _EVENTS: Final = {
@@ -56,7 +59,8 @@ class Guard:
         self._reread = reread
         self._deliver = deliver
         self._baselines = {key: baseline for key, baseline in baselines.items() if key in rules}
-        self._meters = {meter.entry: meter for line in plan.lines for meter in line.meters}
+        meters = [meter for line in plan.lines for meter in line.meters]
+        self._meters = {entry: meter for meter in meters for entry in meter.entries(meter.all_due)}
         self._counters = [
             [
                 _Counter((entry.meter, column.point), index, rules[entry.meter, column.point])
@@ -101,11 +105,23 @@ class Guard:
                 self._deliver(self._judged(scan))
 
     async def _read_again(self, entry: int) -> None:
-        fresh = await self._reread(self._meters[entry])
+        fresh = await self._second(entry)
         held = self._held.pop(entry)
         self._deliver(self._judged(self._mended(held[0], fresh)))
         for scan in held[1:]:
             self.on_scan(scan)
+
+    async def _second(self, entry: int) -> Scan | None:
+        """The second reading; None when there is none. Whatever goes wrong: readings wait for this to end."""
+        meter = self._meters[entry]
+        try:
+            async with asyncio.timeout(REREAD_S):
+                return await self._reread(meter, entry)
+        except TimeoutError:
+            log.warning("meter %s: it could not be read again within %.0f s", meter.config.id, REREAD_S)
+        except Exception:
+            log.exception("meter %s: it could not be read again", meter.config.id)
+        return None
 
     def _value(self, scan: Scan, counter: _Counter) -> float | None:
         if scan.quality[counter.column] != Quality.GOOD:

@@ -141,15 +141,14 @@ class Plan:
 
     def delivering(self, on_scan: Callable[[Scan], None]) -> Callable[[Scan], None]:
         """A taker of scans as they are read, that hands them on as they are delivered."""
-        derivations = self.derivations
-        if not derivations:
+        if not self.derivations:
             return on_scan
+        return lambda scan: on_scan(self.delivered(scan))
 
-        def deliver(scan: Scan) -> None:
-            derivation = derivations.get(scan.entry)
-            on_scan(scan if derivation is None else derivation.scan(scan))
-
-        return deliver
+    def delivered(self, scan: Scan) -> Scan:
+        """A scan as it is delivered, of one as it is read."""
+        derivation = self.derivations.get(scan.entry)
+        return scan if derivation is None else derivation.scan(scan)
 
 
 def make_plan(configuration: Configuration, learned: Mapping[str, Learned] | None = None) -> Plan:

@@ -55,6 +55,17 @@ class Polling:
             for name, poller in self._pollers.items():
                 group.create_task(poller.run(), name=f"line {name}")
 
+    def drop(self, line: str) -> None:
+        """Takes a line out, by its id; its scan under way is dropped. The last one ends run()."""
+        del self.lines[line]
+        poller = self._pollers.pop(line, None)
+        if poller is not None:
+            poller.stop()
+        elif self._engine:
+            self._engine.drop(line)
+        if not self.lines:
+            self.stop()
+
     def stop(self) -> None:
         """Lets the scans in flight come to their end; run() returns then."""
         if self._engine:

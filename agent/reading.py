@@ -84,7 +84,7 @@ async def read_meter(plan: MeterPlan, ask: Ask) -> MeterReading:
             told, cause = str(error), _cause(error)
             found |= {index: _nothing(plan.points[index], cause) for index in planned.points}
             break  # the next request would only wait as long again
-    seen = [found.get(index) or _nothing(point, Quality.SKIPPED) for index, point in enumerate(plan.points)]
+    seen = [found.get(index) or _left_out(plan, index) for index in range(len(plan.points))]
     config = plan.config
     took = 1000 * (time.monotonic() - begun)
     return MeterReading(
@@ -100,8 +100,8 @@ async def read_meter(plan: MeterPlan, ask: Ask) -> MeterReading:
     )
 
 
-async def read_scan(plan: MeterPlan, ask: Ask) -> Scan | None:
-    """A scan of a meter as it is delivered, out of turn; None when not all of it could be read."""
+async def read_scan(plan: MeterPlan, entry: int, ask: Ask) -> Scan | None:
+    """A scan of a meter out of turn, for an entry of the schema, before derivation; None when it fell silent."""
     patient = _patient(ask, plan.gap_s)
     found: dict[int, Seen] = {}
     for planned in plan.requests:
@@ -109,13 +109,10 @@ async def read_scan(plan: MeterPlan, ask: Ask) -> Scan | None:
             found |= await _read_together(plan.points, planned.points, planned.request, patient)
         except (ModbusError, LineDownError):
             return None
-    seen = [found[index] for index in sorted(found)]
-    if len(seen) < len(plan.points):
-        return None
+    seen = [found.get(index) or _left_out(plan, index) for index in range(len(plan.points))]
     texts = tuple(point.text for point in seen if point.is_string)
     slots, quality = array("q", [point.slot for point in seen]), bytes(point.code for point in seen)
-    scan = Scan(plan.entry, round(time.time() * 1000), slots, quality, texts)
-    return plan.derivation.scan(scan) if plan.derivation else scan
+    return Scan(entry, round(time.time() * 1000), slots, quality, texts)
 
 
 def _patient(ask: Ask, gap_s: float) -> Ask:
@@ -172,6 +169,11 @@ def _said(point: Point, words: list[int], address: int) -> Seen:
     value = column_of(point).value(slot, text) if quality == Quality.GOOD else None
     reading = PointReading(point.id, value, point.unit, quality_name(quality), point.table, point.address, tuple(own))
     return Seen(reading, slot, quality, text, point.type == "string")
+
+
+def _left_out(plan: MeterPlan, index: int) -> Seen:
+    """A point that was not asked for: it is known to be refused, or the meter fell silent before."""
+    return _nothing(plan.points[index], plan.refused.get(index, Quality.SKIPPED))
 
 
 def _nothing(point: Point, cause: int) -> Seen:

@@ -60,7 +60,7 @@ class Replacements:
                 points = tuple(point for point in profile.points if point.id in profile.identity)
                 if points:
                     requests = tuple(plan_requests(profile, points, meter.config.unit, line.cost))
-                    alone = replace(meter, points=points, requests=requests, derivation=None)
+                    alone = replace(meter, points=points, requests=requests, derivation=None, groups=(), variants=())
                     self._watched.setdefault(line.config.id, []).append(_Watched(alone))
 
     async def run(self, statuses: Callable[[], Sequence[LineStatus]], asks: Mapping[str, Ask]) -> None:

@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import os
-import signal
 import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Protocol
 
 from parkfleet import __version__
 from parkfleet.agent.batcher import Batcher
@@ -16,14 +17,19 @@ from parkfleet.agent.forwarder import Forwarder
 from parkfleet.agent.learned_store import STORE_NAME, LearnedStore
 from parkfleet.agent.learner import Learner, known_facts
 from parkfleet.agent.line_book import LineBook
-from parkfleet.agent.plan import make_plan
-from parkfleet.agent.polling import Polling
+from parkfleet.agent.line_parts import LineParts
+from parkfleet.agent.plan import Plan, make_plan
 from parkfleet.agent.snapshot import Snapshots
-from parkfleet.agent.status import AgentFacts, boot_id
+from parkfleet.agent.status import AgentFacts, Desired, ReportedState, boot_id
 from parkfleet.agent.store import NewBatch
+from parkfleet.agent.trial import Observation
 from parkfleet.agent.trust import Trust
+from parkfleet.agent.watch import Watch
 from parkfleet.protocols.payload.codecs import CODEC, encode
 from parkfleet.protocols.payload.topics import GatewayTopics
+
+if TYPE_CHECKING:
+    from parkfleet.agent.session import SessionStatus
 
 log = logging.getLogger(__name__)
 
@@ -33,47 +39,74 @@ DRAIN_S = 2.0
 #: The buffer is counted this often, when a controller wants to know. Seconds.
 STATS_S = 1.0
 
+#: Takes the lines over from a service that ends.
+HandOver = Callable[[], Awaitable[None]]
+
+
+class Manager(Protocol):
+    """What takes the controller's configurations, and knows how they fared."""
+
+    def offer(self, desired: Desired) -> None:
+        """The controller wants this to run. Returns at once."""
+
+    def state(self) -> ReportedState:
+        """What runs."""
+
 
 class AgentService:
     """One gateway's agent."""
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(
+        self, configuration: Configuration, manager: Manager | None = None, lines: LineParts | None = None
+    ) -> None:
+        """manager: takes the configurations that the controller sends. lines: polled by their owner, before us and
+        behind us; from now on their scans are ours."""
+        self._manager = manager
+        self._owns_lines = lines is None
+        self._polling = lines or LineParts()
+        self._watch = Watch()
+        self._session: SessionStatus | None = None
         gateway = configuration.gateway
         self._flush_s = float(gateway.buffer.flush)
-        store = LearnedStore(configuration.path(gateway.buffer.path).parent / STORE_NAME)
-        self._plan = make_plan(configuration, known_facts(configuration, store))
+        store = learned_store(configuration)
+        self._plan = self._polling.continued(learned_plan(configuration, store))
         self._learner = Learner(self._plan, configuration, store)
         self._packed_schema = self._plan.schema.pack()
         self._batcher = Batcher()
-        self._buffer = Buffer(configuration.path(gateway.buffer.path), gateway.buffer)
         topics = GatewayTopics(gateway.park, gateway.gateway)
         self._trust = Trust(configuration, self._plan, self._batcher.add)
+        emit = self._trust.events.emit
+        self._buffer = Buffer(
+            configuration.path(gateway.buffer.path),
+            gateway.buffer,
+            lambda kind, text, data: emit(kind, text, None, data),
+        )
         self._forwarder = Forwarder(
             self._buffer, gateway.broker, topics, configuration.folder, __version__, self._trust.events
         )
-        deliver = self._plan.delivering(self._trust.on_scan)
-        self._polling = Polling(self._plan.lines, deliver, self._learner.saw, self._plan.zone)
-        lines = self._polling.lines
-        self._book = LineBook(self._plan, self._learner, lines, lambda: self._polling.statuses)
+        deliver = self._plan.delivering(self._watch.over(self._trust.on_scan))
+        self._polling.follow(self._plan, deliver, self._learner.saw)
+        self._book = LineBook(self._plan, self._learner, self._polling.lines, lambda: self._polling.statuses)
         self._snapshots = Snapshots(lambda: self._polling.statuses, self._forwarder.status, len(gateway.meters))
         self._configuration = configuration
 
-    async def run(self, stop: asyncio.Event) -> None:
+    async def run(self, stop: asyncio.Event, hand_over: HandOver | None = None) -> None:
         """Runs until stop is set, then closes the open batch into the buffer and returns within 5 s.
 
+        hand_over is awaited when nothing of ours asks the lines any more: from then on they may be another's.
         Raises AgentRunningError when another agent runs with this configuration.
         """
         owners = self._polling.lines
         path = socket_path(self._configuration)
         parts = self._plan, owners, self._status, self._forwarder, self._book
         async with ControlSocket(path, *parts) as control:
-            await self._live(stop, control)
+            await self._live(stop, control, hand_over)
 
-    async def _live(self, stop: asyncio.Event, control: ControlSocket) -> None:
+    async def _live(self, stop: asyncio.Event, control: ControlSocket, hand_over: HandOver | None) -> None:
         await self._buffer.open()
         try:
             async with asyncio.TaskGroup() as group:
-                poll = group.create_task(self._polling.run(), name="polling")
+                poll = group.create_task(self._poll(), name="polling")
                 forward = group.create_task(self._forwarder.run(), name="forwarder")
                 flush = group.create_task(self._flush_for_ever(), name="flush")
                 learn = group.create_task(self._learner.run(self._polling.lines), name="learner")
@@ -86,14 +119,18 @@ class AgentService:
                 trust.cancel()
                 learn.cancel()  # with its request on a line
                 await control.close()  # before the lines: nobody asks on a line that is being closed
+                await asyncio.wait([learn, measure])
+                if hand_over is not None:
+                    await hand_over()
                 await self._finish(poll, flush, forward)
         finally:
             await self._buffer.close()
 
     async def _finish(self, poll: asyncio.Task[None], flush: asyncio.Task[None], forward: asyncio.Task[None]) -> None:
         """Upstream to downstream: no new scans, the last batch into the buffer, what can be sent is sent."""
-        self._polling.stop()
-        await asyncio.wait([poll], timeout=FINISH_SCANS_S)
+        if self._owns_lines:
+            self._polling.stop()
+            await asyncio.wait([poll], timeout=FINISH_SCANS_S)
         for task in (poll, flush):
             task.cancel()
         await asyncio.wait([poll, flush])
@@ -102,6 +139,11 @@ class AgentService:
         self._forwarder.drain()
         await asyncio.wait([forward], timeout=DRAIN_S)
         forward.cancel()
+
+    async def _poll(self) -> None:
+        """Polls, if the lines are ours; else their owner does."""
+        if self._owns_lines:
+            await self._polling.run()
 
     async def _flush_for_ever(self) -> None:
         """Closes the open batch every flush interval, on the clock's own multiples."""
@@ -127,11 +169,35 @@ class AgentService:
         )
         latest = await self._buffer.stats()
         async with asyncio.TaskGroup() as group:
-            session = ControllerSession(gateway.controller.url, facts, lambda: self._snapshots.take(latest))
+            manager = self._manager
+            session = ControllerSession(
+                gateway.controller.url,
+                facts,
+                lambda: self._snapshots.take(latest),
+                manager.state if manager else None,
+                on_desired=manager.offer if manager else None,
+            )
+            self._session = session.status
             group.create_task(session.run(), name="controller session")
             while True:
                 await asyncio.sleep(STATS_S)  # how fresh a heartbeat's buffer depth is
                 latest = await self._buffer.stats()
+
+    async def observed(self) -> Observation:
+        """How the gateway fares with this configuration."""
+        meters = [entry.meter for entry in self._plan.schema.entries]
+        bad = {meter for line in self._polling.statuses for meter in line.meters_bad}
+        link, session = self._forwarder.status, self._session
+        return Observation(
+            controller=session is not None and session.connected,
+            controller_told=session.told if session else "",
+            broker=link.connected,
+            broker_told=link.told,
+            acknowledged=link.batches,
+            waiting=(await self._buffer.stats()).batches,
+            answered=frozenset(meters[entry] for entry in self._watch.answered),
+            bad=frozenset(bad),
+        )
 
     async def _status(self) -> Status:
         """What `parkfleet agent status` shows."""
@@ -167,13 +233,11 @@ class AgentService:
             )
 
 
-async def run_service(configuration: Configuration) -> None:
-    """Runs an agent until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    gateway = configuration.gateway
-    log.info("agent %s of %s/%s, process %d", __version__, gateway.park, gateway.gateway, os.getpid())
-    await AgentService(configuration).run(stop)
-    log.info("agent stopped")
+def learned_store(configuration: Configuration) -> LearnedStore:
+    """Where what was learned of the meters is kept."""
+    return LearnedStore(configuration.path(configuration.gateway.buffer.path).parent / STORE_NAME)
+
+
+def learned_plan(configuration: Configuration, store: LearnedStore) -> Plan:
+    """A configuration's plan, with what was learned of its meters."""
+    return make_plan(configuration, known_facts(configuration, store))

@@ -12,12 +12,21 @@ from dataclasses import dataclass
 from typing import Final
 
 from parkfleet.agent.controller_connection import ConnectionLostError, ControllerConnection
-from parkfleet.agent.session_messages import goodbye_message, heartbeat_message, hello_message, status_message
-from parkfleet.agent.status import AgentFacts, AgentSnapshot, ConfigurationName, ReportedState
+from parkfleet.agent.session_messages import (
+    desired_configuration,
+    goodbye_message,
+    heartbeat_message,
+    hello_message,
+    status_message,
+)
+from parkfleet.agent.status import AgentFacts, AgentSnapshot, ConfigurationName, Desired, ReportedState
 from parkfleet.proto import limits
 from parkfleet.proto.session_pb2 import ControllerMessage
 
 log = logging.getLogger(__name__)
+
+#: Takes a configuration that the gateway should run.
+OnDesired = Callable[[Desired], None]
 
 #: Pause before the next connection: a random part (0 to all) of a bound that doubles from the first to the last, so
 #: that a thousand gateways that lost their controller together do not come back together. Seconds.
@@ -44,7 +53,8 @@ class SessionStatus:
 class ControllerSession:
     """One gateway's session with one controller, across any number of connections.
 
-    url is host:port; snapshot and state are called for every heartbeat and must not block.
+    url is host:port; snapshot and state are called for every heartbeat, on_desired for every configuration that the
+    controller sends; none may block.
     """
 
     def __init__(
@@ -55,12 +65,14 @@ class ControllerSession:
         state: Callable[[], ReportedState] | None = None,
         *,
         reconnect_s: tuple[float, float] = RECONNECT_S,
+        on_desired: OnDesired | None = None,
     ) -> None:
         self._url = url
         self._facts = facts
         self._snapshot = snapshot
         self._state = state or self._running_only
         self._reconnect_s = reconnect_s
+        self._on_desired = on_desired
         self._logged = ("", 0.0)  # the last failure that was logged, and when
         self.status = SessionStatus()
 
@@ -139,7 +151,9 @@ class ControllerSession:
                 self.status.away_s = min(message.retry_after.ms / 1000, limits.MAX_RETRY_AFTER_S)
             case "goodbye":
                 raise ConnectionLostError(message.goodbye.reason or "the controller said goodbye")
-            case other:  # desired_configuration is for later agents; what we do not know is a later controller's
+            case "desired_configuration" if self._on_desired is not None:
+                self._on_desired(desired_configuration(message.desired_configuration))
+            case other:  # what we do not know is a later controller's
                 log.debug("ignored %s from the controller", other)
 
     def _running_only(self) -> ReportedState:

@@ -4,9 +4,9 @@ refused them would help nobody, so what is too long is shortened here."""
 from collections.abc import Mapping
 from itertools import islice
 
-from parkfleet.agent.status import AgentFacts, AgentSnapshot, ConfigurationName, LineReport, ReportedState
+from parkfleet.agent.status import AgentFacts, AgentSnapshot, ConfigurationName, Desired, LineReport, ReportedState
 from parkfleet.proto import common_pb2, limits
-from parkfleet.proto.session_pb2 import AgentMessage, Goodbye
+from parkfleet.proto.session_pb2 import AgentMessage, DesiredConfiguration, Goodbye
 
 
 def hello_message(facts: AgentFacts) -> AgentMessage:
@@ -71,8 +71,15 @@ def status_message(state: ReportedState) -> AgentMessage:
             running=_configuration(state.running),
             last_received=None if state.last_received is None else _configuration(state.last_received),
             last_failed=failed,
+            on_trial=state.on_trial,
         )
     )
+
+
+def desired_configuration(message: DesiredConfiguration) -> Desired:
+    """What the controller sends, as the agent's own data."""
+    name = ConfigurationName(message.configuration.revision, _word(message.configuration.hash))
+    return Desired(name, message.document, dict(message.secrets))
 
 
 def goodbye_message(reason: str) -> AgentMessage:

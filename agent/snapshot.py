@@ -24,8 +24,9 @@ LOAD_WINDOW_S: Final = 60.0
 class LoadMeter:
     """Share of a line's time that was spent in transactions, over the last LOAD_WINDOW_S."""
 
-    def __init__(self, now: float) -> None:
-        self._samples: deque[tuple[float, float]] = deque([(now, 0.0)])
+    def __init__(self, now: float, busy_s: float = 0.0) -> None:
+        """busy_s: seconds spent in transactions before."""
+        self._samples: deque[tuple[float, float]] = deque([(now, busy_s)])
 
     def load(self, now: float, busy_s: float) -> float:
         """0 to 1; busy_s: seconds spent in transactions since the start; now: monotonic seconds."""
@@ -44,7 +45,7 @@ class Snapshots:
         self._forwarder = forwarder
         self._meters = meters
         self._began = time.monotonic()
-        self._loads: dict[str, LoadMeter] = {}
+        self._loads = {line.id: LoadMeter(self._began, line.busy_s) for line in lines()}
 
     def take(self, buffer: StoreStats) -> AgentSnapshot:
         """The agent now."""

@@ -93,6 +93,16 @@ class ReportedState:
     last_received: ConfigurationName | None = None
     last_failed: ConfigurationName | None = None
     failure: str = ""  # why last_failed failed
+    on_trial: bool = False  # running is not confirmed yet
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """A configuration the controller wants the gateway to run."""
+
+    name: ConfigurationName
+    document: bytes
+    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # by name
 
 
 def boot_id() -> str:

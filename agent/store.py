@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from shutil import disk_usage
-from typing import Final
+from typing import Final, Literal
 
 from parkfleet.protocols.payload.intervals import IntervalSet
 
@@ -160,10 +160,11 @@ class StoreStats:
 
 
 @dataclass(frozen=True)
-class Dropped:
-    """Batches that were deleted before the broker had them."""
+class Loss:
+    """Readings that stand no more by themselves, or not at all, before the broker had them."""
 
-    seq: int
+    kind: Literal["thinned", "dropped"]
+    seq: int  # of the first batch
     count: int
     readings: int
 
@@ -186,7 +187,7 @@ class Store:
         self._folder = folder
         self._ceiling = 0  # bytes of the file when its disk became too full; 0: it is not
         self._acknowledged: dict[int, int] = {}  # first seq -> count of what the broker has and the disk not yet knows
-        self.dropped: list[Dropped] = []  # what went unacknowledged, until somebody takes it from here
+        self.losses: list[Loss] = []  # since somebody last took them from here
         row = self._db.execute("SELECT value FROM facts WHERE name = 'epoch'").fetchone()
         if row is None:
             raise ForeignStoreError("it has no epoch")
@@ -240,11 +241,13 @@ class Store:
             self._add_schema(batch.schema_id, batch.schema)
             seq = self._insert(None, 1, batch, batch.schema_id, 0)
             self._mark(acknowledged, now)
-            if rewrite:
-                self._rewrite(rewrite)
+            thinned = self._rewrite(rewrite) and rewrite.thinned if rewrite else 0
             dropped = self._make_room(now)
         self._acknowledged.clear()
-        self.dropped += dropped
+        if rewrite and thinned:
+            count = sum(batch.count for batch in rewrite.old)
+            self.losses.append(Loss("thinned", rewrite.old[0].seq, count, thinned))
+        self.losses += dropped
         return seq
 
     def _insert(self, seq: int | None, count: int, row: NewBatch | Recoded, schema_id: int, level: int) -> int:
@@ -436,7 +439,7 @@ class Store:
             "UPDATE batches SET acked_ms = ? WHERE seq = ? AND count = ?", [(now, *batch) for batch in batches]
         )
 
-    def _make_room(self, now: int) -> list[Dropped]:
+    def _make_room(self, now: int) -> list[Loss]:
         """Deletes what is past `retain`, then acknowledged batches, then, over the limit, the oldest that wait."""
         self._db.execute("DELETE FROM batches WHERE acked_ms < ?", (now - self._retain_ms,))
         limit, used = self.limit(), self.used()
@@ -445,14 +448,14 @@ class Store:
         waiting = f"acked_ms = {WAITING}"
         rows = self._db.execute(f"SELECT seq, count, size, readings, {waiting} FROM batches ORDER BY {waiting}, seq")
         victims: list[tuple[int]] = []
-        dropped: list[Dropped] = []
+        dropped: list[Loss] = []
         for seq, count, size, readings, waits in rows:
             if used <= (limit if waits else THIN_AT * limit):
                 break
             victims.append((seq,))
             used -= size + ROW_OVERHEAD
             if waits:
-                dropped.append(Dropped(seq, count, readings))
+                dropped.append(Loss("dropped", seq, count, readings))
         self._db.executemany("DELETE FROM batches WHERE seq = ?", victims)
         if dropped:
             self._count("dropped_batches", sum(row.count for row in dropped))

@@ -21,7 +21,7 @@ from parkfleet.agent.truth_store import STORE_NAME, TruthStore
 from parkfleet.protocols.payload.series import Scan
 
 if TYPE_CHECKING:
-    from parkfleet.agent.polling import Polling
+    from parkfleet.agent.line_parts import LineParts
 
 #: The baselines of the counters are kept so often: what a power cut makes the guard forget. Seconds.
 SAVE_S: Final = 60.0
@@ -43,6 +43,7 @@ class Trust:
         self.events = Events(self._store)
         baselines = self._store.baselines()
         rules = dict(rules_of(configuration, plan))
+        self._plan = plan
         self._asks: Mapping[str, Ask] = {}
         self._guard = Guard(plan, rules, baselines, self.events, self._reread, deliver)
         newest = max((baseline.ts for baseline in baselines.values()), default=0)
@@ -55,7 +56,7 @@ class Trust:
         """Takes a scan as it is delivered by polling."""
         self._gate.on_scan(scan)
 
-    async def run(self, polling: "Polling") -> None:
+    async def run(self, polling: "LineParts") -> None:
         """Watches until cancelled."""
         self._asks = {name: line.ask for name, line in polling.lines.items()}
         async with asyncio.TaskGroup() as group:
@@ -79,9 +80,11 @@ class Trust:
                 saved = time.monotonic()
                 await asyncio.to_thread(self._store.save_baselines, self._guard.baselines())
 
-    async def _reread(self, meter: MeterPlan) -> Scan | None:
+    async def _reread(self, meter: MeterPlan, entry: int) -> Scan | None:
         ask = self._asks.get(meter.config.line)
-        return None if ask is None else await read_scan(meter, ask)
+        scan = None if ask is None else await read_scan(meter, entry, ask)
+        derivation = self._plan.derivations.get(entry)
+        return derivation.scan(scan) if derivation and scan else scan
 
     def _on_clock(self, kind: str, text: str, data: dict[str, object]) -> None:
         self.events.emit(kind, text, data=data)

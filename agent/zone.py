@@ -9,12 +9,19 @@ class Zone:
 
     def __init__(self, name: str | None = None) -> None:
         """Raises ValueError for an unknown name (the configuration's check has refused it before)."""
+        self._name = name
         self._is_utc = name == "UTC"
         self._zone = None
         if name and not self._is_utc:
             from zoneinfo import ZoneInfo  # where it is needed only
 
             self._zone = ZoneInfo(name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Zone) and self._name == other._name
+
+    def __hash__(self) -> int:
+        return hash(self._name)
 
     def offset(self, at: float) -> float:
         """Seconds that local time is ahead of UTC at a unix time."""

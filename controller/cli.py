@@ -1,5 +1,6 @@
 """Command group `parkfleet controller`: what is done in the control room."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +17,7 @@ _EXAMPLE_RUN = """Examples:
 
     parkfleet controller run
 
-    parkfleet controller run --listen 127.0.0.1:0 --heartbeat 5s
+    parkfleet controller run --data /var/lib/parkfleet --listen 127.0.0.1:0 --heartbeat 5s
 
 Prints `controller listening on HOST:PORT` once it takes connections. Gateways reach it with
 `controller: {url: HOST:PORT}` in their gateway.yaml; see them with `parkfleet fleet list`.
@@ -33,6 +34,10 @@ def run(
     heartbeat: Annotated[
         str, typer.Option(help="How often agents report. Three missed ones: the gateway is offline.")
     ] = "10s",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the gateways' configuration and its history; without it none is managed."),
+    ] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen on the network although nothing is encrypted yet.")
     ] = False,
@@ -41,9 +46,11 @@ def run(
     """Run the fleet controller until stopped."""
     import asyncio
     import os
+    import sqlite3
 
     # gRPC prints a failure to bind as well as raising it; before it is imported: ours is the sentence.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from parkfleet.controller.config_secrets import SecretError
     from parkfleet.controller.run import run_controller
     from parkfleet.controller.server import BindError, is_loopback, split_address
     from parkfleet.proto import limits
@@ -71,7 +78,10 @@ def run(
         raise typer.BadParameter(f"expected {', '.join(LEVELS)}, got {log_level!r}", param_hint="--log-level")
     configure_logging(log_level)
     try:
-        asyncio.run(run_controller(listen, interval, typer.echo))
+        asyncio.run(run_controller(listen, interval, typer.echo, data))
     except BindError as error:
         typer.echo(f"not started: {error}. Choose another with --listen HOST:PORT", err=True)
+        raise typer.Exit(1) from None
+    except (SecretError, OSError, sqlite3.Error) as error:
+        typer.echo(f"not started: {error}", err=True)
         raise typer.Exit(1) from None

@@ -58,7 +58,7 @@ class FleetClient:
             try:
                 page = await self._stub().ListGateways(request, timeout=ANSWER_S)
             except aio.AioRpcError as error:
-                raise self._told(error) from None
+                raise self.told(error) from None
             found.extend(map(GatewayView.of, page.gateways))
             if not page.next_page_token:
                 return found
@@ -71,16 +71,22 @@ class FleetClient:
             async for change in stream:
                 yield GatewayView.of(change.gateway)
         except aio.AioRpcError as error:
-            raise self._told(error) from None
+            raise self.told(error) from None
         finally:
             stream.cancel()
 
     def _stub(self) -> "FleetAsyncStub":
+        return FleetStub(self.channel)
+
+    @property
+    def channel(self) -> aio.Channel:
+        """For other services of the same controller."""
         if self._channel is None:
             raise RuntimeError("use FleetClient as a block: async with FleetClient(address) as fleet")
-        return FleetStub(self._channel)
+        return self._channel
 
-    def _told(self, error: aio.AioRpcError) -> FleetError:
+    def told(self, error: aio.AioRpcError) -> FleetError:
+        """A failed call, as a sentence for the operator."""
         details = cause(error)
         if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             return UnreachableError(

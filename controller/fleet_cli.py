@@ -1,16 +1,18 @@
 """Command group `parkfleet fleet`: ask the controller about the fleet's gateways."""
 
-from collections.abc import Coroutine
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from parkfleet.controller import config_cli, secret_cli
+from parkfleet.controller.call import DEFAULT, Controller, run_call
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Ask the controller about the fleet's gateways.")
 
-Controller = Annotated[str, typer.Option(help="HOST:PORT of the controller.", envvar="PARKFLEET_CONTROLLER")]
-Park = Annotated[str, typer.Option(help="Only this park's gateways.")]
+app.add_typer(config_cli.app, name="config")
+app.add_typer(secret_cli.app, name="secret")
 
-_DEFAULT = "127.0.0.1:7443"
+Park = Annotated[str, typer.Option(help="Only this park's gateways.")]
 
 _EXIT_CODES = "Exit codes: 0 done, 1 no controller answers, 2 wrong usage, 3 the controller refused."
 
@@ -29,7 +31,7 @@ With --json, times are milliseconds UTC; docs/controller.md lists the keys.
 
 @app.command("list", epilog=_EXAMPLE_LIST)
 def list_gateways(
-    controller: Controller = _DEFAULT,
+    controller: Controller = DEFAULT,
     park: Park = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list, for scripts.")] = False,
 ) -> None:
@@ -48,7 +50,7 @@ def list_gateways(
 
         print_gateways(gateways)
 
-    _run(controller, ask())
+    run_call(controller, ask())
 
 
 _EXAMPLE_WATCH = f"""Examples:
@@ -64,7 +66,7 @@ One line for each gateway as it is, then one whenever it comes, goes, or (with -
 
 @app.command(epilog=_EXAMPLE_WATCH)
 def watch(
-    controller: Controller = _DEFAULT,
+    controller: Controller = DEFAULT,
     park: Park = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, also for every heartbeat.")] = False,
 ) -> None:
@@ -85,25 +87,4 @@ def watch(
                     typer.echo(change_line(gateway))
                 states[gateway.park, gateway.gateway] = state
 
-    _run(controller, follow())
-
-
-def _run(controller: str, work: Coroutine[Any, Any, None]) -> None:
-    """Runs it; every failure becomes a sentence and an exit code."""
-    import asyncio
-
-    from parkfleet.controller.client import FleetError, UnreachableError
-    from parkfleet.controller.server import split_address
-
-    try:
-        split_address(controller)
-    except ValueError as error:
-        work.close()
-        raise typer.BadParameter(str(error), param_hint="--controller") from None
-    try:
-        asyncio.run(work)
-    except FleetError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1 if isinstance(error, UnreachableError) else 3) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(0) from None
+    run_call(controller, follow())

@@ -7,8 +7,10 @@ import grpc
 from grpc import aio
 
 from parkfleet.controller.checks import RefusedError
+from parkfleet.controller.config_delivery import ConfigDelivery
+from parkfleet.controller.config_drift import Drift, DriftState
 from parkfleet.controller.fleet import FleetState
-from parkfleet.controller.registry import Gateway, State
+from parkfleet.controller.registry import Gateway, GatewayKey, State
 from parkfleet.proto import fleet_pb2
 from parkfleet.proto.fleet_pb2_grpc import FleetServicer
 
@@ -21,12 +23,21 @@ _STATES: Final = {
     State.OFFLINE: fleet_pb2.Gateway.STATE_OFFLINE,
 }
 
+_DRIFTS: Final = {
+    DriftState.UNMANAGED: fleet_pb2.Drift.STATE_UNMANAGED,
+    DriftState.IN_SYNC: fleet_pb2.Drift.STATE_IN_SYNC,
+    DriftState.APPLYING: fleet_pb2.Drift.STATE_APPLYING,
+    DriftState.ROLLED_BACK: fleet_pb2.Drift.STATE_ROLLED_BACK,
+    DriftState.PENDING: fleet_pb2.Drift.STATE_PENDING,
+}
+
 
 class FleetService(FleetServicer):
     """The service operators use."""
 
-    def __init__(self, fleet: FleetState) -> None:
+    def __init__(self, fleet: FleetState, delivery: ConfigDelivery | None = None) -> None:
         self._fleet = fleet
+        self._delivery = delivery
 
     async def ListGateways(
         self,
@@ -35,14 +46,17 @@ class FleetService(FleetServicer):
     ) -> fleet_pb2.ListGatewaysResponse:
         """One page, by park and gateway."""
         after = tuple(request.page_token.split("/", 1)) if request.page_token else ("", "")
-        rest = sorted((g for g in self._fleet.gateways(request.park) if g.key > after), key=lambda gateway: gateway.key)
+        managed = self._delivery.config.gateways() if self._delivery else ()
+        found: dict[GatewayKey, Gateway | None] = dict.fromkeys(managed)
+        found.update((gateway.key, gateway) for gateway in self._fleet.gateways())
+        rest = sorted(key for key in found if key > after and request.park in ("", key.park))
         page = fleet_pb2.ListGatewaysResponse()
         size = 0
-        for gateway in rest:
+        for key in rest:
             if size >= PAGE_BYTES or (request.page_size and len(page.gateways) >= request.page_size):
                 page.next_page_token = "/".join((page.gateways[-1].park, page.gateways[-1].gateway))
                 break
-            message = gateway_message(gateway)
+            message = self._message(found[key] or key)
             size += message.ByteSize()
             page.gateways.append(message)
         return page
@@ -59,13 +73,38 @@ class FleetService(FleetServicer):
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         try:
             for gateway in gateways:
-                yield fleet_pb2.GatewayChange(gateway=gateway_message(gateway), initial=True)
+                yield fleet_pb2.GatewayChange(gateway=self._message(gateway), initial=True)
             while changes := await watcher.next():
                 for gateway in changes:
-                    yield fleet_pb2.GatewayChange(gateway=gateway_message(gateway))
+                    yield fleet_pb2.GatewayChange(gateway=self._message(gateway))
         finally:
             self._fleet.unwatch(watcher)
         await context.abort(grpc.StatusCode.UNAVAILABLE, "the controller is stopping")
+
+    def _message(self, gateway: Gateway | GatewayKey) -> fleet_pb2.Gateway:
+        """A gateway, or one that only its configuration is known of."""
+        if isinstance(gateway, GatewayKey):
+            message = fleet_pb2.Gateway(
+                park=gateway.park,
+                gateway=gateway.gateway,
+                state=fleet_pb2.Gateway.STATE_OFFLINE,
+                offline_reason="not seen since the controller started",
+            )
+        else:
+            message = gateway_message(gateway)
+        if self._delivery is not None:
+            message.drift.CopyFrom(drift_message(self._delivery.drift(gateway)))
+        return message
+
+
+def drift_message(drift: Drift) -> fleet_pb2.Drift:
+    """Drift as operators see it."""
+    return fleet_pb2.Drift(
+        state=_DRIFTS[drift.state],
+        desired_revision=drift.desired,
+        desired_hash=drift.desired_hash,
+        reason=drift.reason,
+    )
 
 
 def gateway_message(gateway: Gateway) -> fleet_pb2.Gateway:

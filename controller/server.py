@@ -8,11 +8,15 @@ from typing import Final, Self
 
 from grpc import aio
 
+from parkfleet.controller.config_delivery import ConfigDelivery
+from parkfleet.controller.config_fleet import ConfigFleet
+from parkfleet.controller.config_service import ConfigService
 from parkfleet.controller.fleet import MAX_WATCHERS, FleetState, read_clock
 from parkfleet.controller.fleet_service import FleetService
 from parkfleet.controller.registry import MAX_GATEWAYS, Moment
 from parkfleet.controller.sessions import AgentSessions
 from parkfleet.proto import limits
+from parkfleet.proto.config_pb2_grpc import add_FleetConfigurationServicer_to_server
 from parkfleet.proto.fleet_pb2_grpc import add_FleetServicer_to_server
 from parkfleet.proto.session_pb2_grpc import add_AgentSessionServicer_to_server
 
@@ -43,7 +47,11 @@ class ControllerServer:
     """
 
     def __init__(
-        self, address: str, heartbeat_interval: float = 10.0, clock: Callable[[], Moment] = read_clock
+        self,
+        address: str,
+        heartbeat_interval: float = 10.0,
+        clock: Callable[[], Moment] = read_clock,
+        config: ConfigFleet | None = None,
     ) -> None:
         low, high = limits.HEARTBEAT_S
         if not low <= heartbeat_interval <= high:
@@ -51,10 +59,12 @@ class ControllerServer:
         self.host, _ = split_address(address)
         self.port = 0
         self.fleet = FleetState(heartbeat_interval, clock)
+        self._config = config
         self._asked = address
         self._server: aio.Server | None = None
         self._tasks = asyncio.TaskGroup()
         self._ticker: asyncio.Task[None] | None = None
+        self._deliverer: asyncio.Task[None] | None = None
 
     @property
     def address(self) -> str:
@@ -63,8 +73,12 @@ class ControllerServer:
 
     async def __aenter__(self) -> Self:
         self._server = aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_GATEWAYS + MAX_WATCHERS)
-        add_AgentSessionServicer_to_server(AgentSessions(self.fleet), self._server)
-        add_FleetServicer_to_server(FleetService(self.fleet), self._server)
+        delivery = None
+        if self._config is not None:
+            delivery = ConfigDelivery(self._config, lambda: self.fleet.now().wall_ms)
+            add_FleetConfigurationServicer_to_server(ConfigService(self._config), self._server)
+        add_AgentSessionServicer_to_server(AgentSessions(self.fleet, delivery), self._server)
+        add_FleetServicer_to_server(FleetService(self.fleet, delivery), self._server)
         try:
             self.port = self._server.add_insecure_port(self._asked)
         except RuntimeError:
@@ -74,6 +88,8 @@ class ControllerServer:
         await self._server.start()
         await self._tasks.__aenter__()
         self._ticker = self._tasks.create_task(self._tick(), name="controller tick")
+        if delivery is not None:
+            self._deliverer = self._tasks.create_task(delivery.run(), name="configuration delivery")
         return self
 
     async def __aexit__(
@@ -83,6 +99,8 @@ class ControllerServer:
         self.fleet.end_all("the controller is stopping")
         await self._server.stop(STOP_GRACE_S)
         self._ticker.cancel()
+        if self._deliverer is not None:
+            self._deliverer.cancel()
         # A cancellation may be the group's own, after a failed task: it must see it. Other errors go on unwrapped.
         if kind is not asyncio.CancelledError:
             kind = error = traceback = None

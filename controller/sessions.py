@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from parkfleet.controller.checks import RefusedError
+from parkfleet.controller.config_delivery import ConfigDelivery
 from parkfleet.controller.fleet import FleetState, SessionHandle
 from parkfleet.controller.registry import FleetFullError
 from parkfleet.proto import limits
@@ -32,6 +33,8 @@ HELLO_S: Final = 10.0
 GOODBYE_S: Final = 1.0
 #: Messages that wait to be sent to one agent; there are never more than a few, unless it does not read.
 OUTBOX: Final = 16
+#: Places in it that are kept for the last words.
+PARTING: Final = 3
 #: What an agent may send: the fastest heartbeat (10 a second) twice over. Beyond, it is read more slowly.
 MESSAGES_PER_S: Final = 20.0
 BURST: Final = 100
@@ -52,21 +55,25 @@ class End(NamedTuple):
 class AgentSessions(AgentSessionServicer):
     """The service agents connect to."""
 
-    def __init__(self, fleet: FleetState, hello_s: float = HELLO_S) -> None:
+    def __init__(self, fleet: FleetState, delivery: ConfigDelivery | None = None, hello_s: float = HELLO_S) -> None:
         self._fleet = fleet
+        self._delivery = delivery
         self._hello_s = hello_s
 
     # A coroutine, for grpc.aio's reader and writer interface; the stub knows only of generators.
     async def Connect(self, request_iterator: object, context: Context) -> None:  # type: ignore[override]
         """Serves one agent's stream until either side ends it."""
-        await SessionStream(self._fleet, context, self._hello_s).run()
+        await SessionStream(self._fleet, context, self._hello_s, self._delivery).run()
 
 
 class SessionStream:
     """One agent's stream: hello, then heartbeats, until either side ends it."""
 
-    def __init__(self, fleet: FleetState, context: Context, hello_s: float) -> None:
+    def __init__(
+        self, fleet: FleetState, context: Context, hello_s: float, delivery: ConfigDelivery | None = None
+    ) -> None:
         self._fleet = fleet
+        self._delivery = delivery
         self._context = context
         self._hello_s = hello_s
         self._handle: SessionHandle | None = None
@@ -135,6 +142,8 @@ class SessionStream:
             self._handle.heartbeat(message.heartbeat)
         elif kind == "status":
             self._handle.reported(message.status)
+            if self._delivery is not None:
+                self._delivery.reported(self._handle.key, self._handle.session, message.status)
         return None  # what we do not know, a newer agent may say: it is ignored
 
     def _admit(self, message: AgentMessage) -> None:
@@ -146,6 +155,15 @@ class SessionStream:
         )
         self._outbox.put_nowait(ControllerMessage(welcome=welcome))
         self._admitted.set_result(None)
+        if self._delivery is not None:
+            self._delivery.opened(self._handle.key, self._handle.session, self._send)
+
+    def _send(self, message: ControllerMessage) -> bool:
+        """Puts a message into the outbox; False when it is full, or the stream ends."""
+        if self._ended_by_us.done() or self._outbox.qsize() >= OUTBOX - PARTING:
+            return False
+        self._outbox.put_nowait(message)
+        return True
 
     def _end(self, reason: str, stay_away_ms: int) -> None:
         """Ends the stream from our side, politely."""
@@ -181,6 +199,8 @@ class SessionStream:
         """Tells the fleet that the session is over, once."""
         if self._handle is not None and not self._handle.over:
             self._handle.ended(reason)
+            if self._delivery is not None:
+                self._delivery.closed(self._handle.key, self._handle.session)
 
 
 class Allowance:

@@ -61,6 +61,8 @@ def note(gateway: GatewayView) -> str:
     if not gateway.online:
         return gateway.reason
     troubles = []
+    if gateway.drift == "rolled back":
+        troubles.append(f"went back from configuration {gateway.desired_revision}: {gateway.drift_reason}")
     if gateway.broker_told:
         troubles.append(gateway.broker_told)
     troubles += [f"line {line.id} down: {line.told}" for line in gateway.lines if not line.up]
@@ -75,6 +77,21 @@ def loads(gateway: GatewayView, most: int = 4) -> str:
     if len(gateway.lines) > most:
         shown.append(f"+{len(gateway.lines) - most}")
     return ", ".join(shown)
+
+
+def configuration(gateway: GatewayView) -> str:
+    """What it runs, and on the way to what it is."""
+    runs = f"{gateway.configuration_revision}" if gateway.configuration_revision else "local"
+    match gateway.drift:
+        case "in sync":
+            return runs
+        case "unmanaged":
+            return "local"
+        case state:
+            return f"{runs}, {gateway.desired_revision} {state}"
+
+
+_STYLES: Final = {"rolled back": "bold red", "applying": "yellow", "pending": "yellow"}
 
 
 @dataclass(frozen=True)
@@ -94,6 +111,7 @@ COLUMNS: Final = (
     Column("SINCE", lambda gateway, now_ms: Text(age(now_ms - gateway.since)), "right"),
     Column("SEEN", lambda gateway, now_ms: Text(age(now_ms - gateway.last_seen)), "right"),
     Column("VERSION", lambda gateway, _: Text(gateway.version), wide=True),
+    Column("CONFIG", lambda gateway, _: Text(configuration(gateway), style=_STYLES.get(gateway.drift, ""))),
     Column("METERS", lambda gateway, _: Text(f"{gateway.meters_ok}/{gateway.meters}"), "right"),
     Column("BUFFER", lambda gateway, _: Text(f"{gateway.buffer_batches}"), "right"),
     Column("DELIVERED", lambda gateway, _: Text(f"{gateway.delivered_readings}"), "right", wide=True),

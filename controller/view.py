@@ -6,6 +6,13 @@ from typing import Any, Final
 from parkfleet.proto import fleet_pb2
 
 _STATES: Final = {fleet_pb2.Gateway.STATE_ONLINE: "online", fleet_pb2.Gateway.STATE_OFFLINE: "offline"}
+_DRIFTS: Final = {
+    fleet_pb2.Drift.STATE_UNMANAGED: "unmanaged",
+    fleet_pb2.Drift.STATE_IN_SYNC: "in sync",
+    fleet_pb2.Drift.STATE_APPLYING: "applying",
+    fleet_pb2.Drift.STATE_ROLLED_BACK: "rolled back",
+    fleet_pb2.Drift.STATE_PENDING: "pending",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,11 @@ class GatewayView:
     delivered_bytes: int
     configuration_revision: int  # that runs; 0 is the local file
     configuration_hash: str
+    on_trial: bool = False  # what runs is not confirmed yet
+    drift: str = "unmanaged"  # in sync | applying | rolled back | pending (offline) | unmanaged
+    drift_reason: str = ""  # why it was rolled back
+    desired_revision: int = 0  # that should run; 0 when unmanaged
+    desired_hash: str = ""
     lines: tuple[LineView, ...] = field(default=())
 
     @property
@@ -101,6 +113,11 @@ class GatewayView:
             delivered_bytes=beat.delivered.bytes,
             configuration_revision=running.revision,
             configuration_hash=running.hash,
+            on_trial=message.status.on_trial,
+            drift=_DRIFTS.get(message.drift.state, "unmanaged"),
+            drift_reason=message.drift.reason,
+            desired_revision=message.drift.desired_revision,
+            desired_hash=message.drift.desired_hash,
             lines=tuple(
                 LineView(line.id, line.up, line.load, line.requests, dict(line.errors), line.told)
                 for line in beat.lines
@@ -121,7 +138,14 @@ class GatewayView:
             "boot_id": self.boot_id,
             "uptime_s": self.uptime_s,
             "rss_bytes": self.rss_bytes,
-            "configuration": {"revision": self.configuration_revision, "hash": self.configuration_hash},
+            "configuration": {
+                "revision": self.configuration_revision,
+                "hash": self.configuration_hash,
+                "on_trial": self.on_trial,
+                "state": self.drift,
+                "reason": self.drift_reason,
+                "desired": {"revision": self.desired_revision, "hash": self.desired_hash},
+            },
             "meters": {"configured": self.meters, "ok": self.meters_ok, "bad": self.meters_bad},
             "broker": {"connected": self.broker_connected, "told": self.broker_told},
             "buffer": {

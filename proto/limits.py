@@ -16,6 +16,9 @@ MAX_HELLO_BYTES: Final = 4 * 1024
 MAX_STATUS_BYTES: Final = 4 * 1024
 #: A thousand lines (the most gateway.yaml may have) with a few error counts each. Bytes.
 MAX_HEARTBEAT_BYTES: Final = 256 * 1024
+#: A gateway's configuration: some 7,000 meters. With its secrets it stays below a message. Bytes.
+MAX_DOCUMENT_BYTES: Final = 768 * 1024
+MAX_SECRETS_BYTES: Final = 192 * 1024
 #: Lines of one gateway, as in gateway.yaml.
 MAX_LINES: Final = 1000
 #: Causes of errors counted per line; the poller knows about ten.

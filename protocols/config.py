@@ -29,6 +29,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     password_file: str | None = None  # the password never stands in the configuration itself
     keepalive: Duration = duration("60s")
     ack_timeout: Duration = duration("30s")  # a broker that acknowledges nothing for so long is as good as gone
+    key_every: Annotated[int, Meta(ge=1, le=1000)] = 1  # live batches: one in so many stands alone, the others continue
 
     def __post_init__(self) -> None:
         parts = split_url(self.url, ("mqtt", "mqtts"), "mqtt://host:1883 or mqtts://host:8883")
@@ -82,8 +83,11 @@ class ControllerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The fleet controller. The agent works alone without one."""
 
     url: str  # host:port
+    trial: Duration = duration("120s")  # a new configuration must prove itself for so long before it is confirmed
 
     def __post_init__(self) -> None:
+        if not 1 <= self.trial <= 3600:
+            raise ValueError("trial must be from 1s to 1h")
         parts = split_url(f"grpc://{self.url}", ("grpc",), "host:port")
         if not parts.hostname or parts.port is None or parts.path:
             raise ValueError(f"expected host:port, got {self.url!r}")

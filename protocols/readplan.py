@@ -89,6 +89,8 @@ def _cuts(
     limit = learned.limit(table, profile.max_bits if table in BIT_TABLES else profile.max_registers)
     holes = [(hole.address, hole.address + hole.count) for hole in profile.holes if hole.table == table]
     holes += [(hole.address, hole.address + hole.count) for hole in learned.holes if hole.table == table]
+    # What is refused alone is refused in every block around it.
+    holes += [(point.address, point.address + point.count) for point in learned.refused if point.table == table]
     per_item = cost.byte * (1 / 8 if table in BIT_TABLES else 2)
     best = [0.0] + [float("inf")] * len(points)
     came_from = [0] * (len(points) + 1)

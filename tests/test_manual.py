@@ -29,6 +29,7 @@ def test_configuration_example_is_accepted(tmp_path: Path) -> None:
         config.GatewayConfig,
         config.BrokerConfig,
         config.BufferConfig,
+        config.ControllerConfig,
         config.LineConfig,
         config.MeterConfig,
     ],

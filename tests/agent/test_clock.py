@@ -86,6 +86,70 @@ def test_readings_before_the_clock_is_set_are_stamped_anew(believed: float, newe
     assert (kind, data["scans"]) == ("clock-set", 3)
 
 
+def test_reading_between_the_clock_being_set_and_the_next_look_is_moved_once() -> None:
+    """It bears the right time already; those before it do not."""
+    source = FakeTime(0.0)
+    gate = Gate(source)
+    gate.scan()
+    source.passes(10)
+    source.set(NOW)
+    gate.scan()
+    gate.gate.look()
+    assert gate.out == [round(1000 * (NOW - 10)), round(1000 * NOW)]
+
+
+@pytest.mark.parametrize("looked", [False, True])
+def test_reading_that_was_under_way_when_the_clock_was_set(looked: bool) -> None:
+    """Stamped by the old time, it comes after the step: whether that was seen by then or not."""
+    source = FakeTime(0.0)
+    gate = Gate(source)
+    gate.scan()
+    source.passes(10)
+    under_way = Scan(0, 10_000, array("q", [1]), bytes(1), ())
+    source.set(NOW)
+    if looked:
+        gate.gate.look()
+    source.passes(1)
+    gate.gate.on_scan(under_way)
+    assert gate.out == [round(1000 * (NOW - 10)), round(1000 * NOW)]
+
+
+def test_readings_long_after_the_step_are_left_alone() -> None:
+    """One that is late for another reason keeps its time."""
+    source = FakeTime(NOW - 86_400)
+    gate = Gate(source, round(NOW * 1000))
+    source.set(NOW)
+    gate.gate.look()
+    source.passes(clock.LATE_S + 1)
+    gate.gate.on_scan(Scan(0, round(1000 * (NOW - 80_000)), array("q", [1]), bytes(1), ()))
+    assert gate.out == [round(1000 * (NOW - 80_000))]
+
+
+def test_slow_correction_adds_up() -> None:
+    """Steps below a millisecond are not lost on the way."""
+    source = FakeTime(0.0)
+    gate = Gate(source)
+    gate.scan()
+    for _ in range(100):
+        source.passes(1)
+        source.believed += 0.0005
+        gate.gate.look()
+    source.ntp = True
+    gate.gate.look()
+    assert gate.out == [pytest.approx(50, abs=1)]
+
+
+def test_refused_question_is_no_synchronised_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container whose seccomp filter forbids adjtimex answers -1 (EPERM): nobody vouches for the clock then."""
+
+    class Refusing:
+        def adjtimex(self, state: object) -> int:
+            return -1
+
+    monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: Refusing())
+    assert not SystemTime().synchronised()
+
+
 def test_clock_that_nobody_sets() -> None:
     """After ten minutes readings go out with the time they have, and that is told."""
     source = FakeTime(0.0)

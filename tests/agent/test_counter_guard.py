@@ -46,6 +46,14 @@ def test_counter_that_falls_back() -> None:
     assert judged(ENERGY, (0, 5000), (1, 0), (2, 0.5), (3, 1), (4, 2)) == [FITS, DOUBTFUL, DOUBTFUL, ANEW, FITS]
 
 
+def test_young_meter_that_was_reset_is_no_rollover() -> None:
+    """No display ends at 100 or 1,000, and one that ends at 100,000 is not yet full at 98,000."""
+    steps = Rule(max_rate=1e5, step=0.1)
+    for before, after in ((98, 3), (950, 40), (98_000, 500)):
+        assert judged(steps, (0, before), (1 / 60, after)) == [FITS, DOUBTFUL]
+    assert judged(steps, (0, 99_990), (1 / 60, 5)) == [FITS, ROLLED]
+
+
 def test_display_and_register_roll_over() -> None:
     """Six digits begin at 0 again; so does a register of 32 bits in hundredths."""
     assert judged(ENERGY, (0, 999_990), (1, 12)) == [FITS, ROLLED]

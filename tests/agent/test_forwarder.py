@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 from array import array
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from parkfleet.agent.forwarder import Forwarder
 from parkfleet.agent.store import NewBatch
 from parkfleet.protocols.config import BrokerConfig, BufferConfig
 from parkfleet.protocols.mqtt import MqttConnection
+from parkfleet.protocols.payload.chain import CHAINED, KEY
 from parkfleet.protocols.payload.codecs import CODEC, decode, encode
 from parkfleet.protocols.payload.consumer import BatchDecoded, Consumer, GapLost, GapSeen, Output, SchemaWanted
 from parkfleet.protocols.payload.envelope import Envelope
@@ -76,9 +77,11 @@ async def buffer(tmp_path: Path) -> AsyncIterator[Buffer]:
 
 
 @contextlib.asynccontextmanager
-async def forwarding(buffer: Buffer, port: int, ack_timeout: float = 5.0) -> AsyncIterator[Forwarder]:
+async def forwarding(
+    buffer: Buffer, port: int, ack_timeout: float = 5.0, key_every: int = 1
+) -> AsyncIterator[Forwarder]:
     """A forwarder that runs for the block."""
-    config = BrokerConfig(f"mqtt://127.0.0.1:{port}", ack_timeout=Duration(ack_timeout))
+    config = BrokerConfig(f"mqtt://127.0.0.1:{port}", ack_timeout=Duration(ack_timeout), key_every=key_every)
     running = Forwarder(buffer, config, TOPICS, Path(), "0")
     task = asyncio.create_task(running.run())
     try:
@@ -125,6 +128,52 @@ async def test_live_goes_before_backlog(buffer: Buffer) -> None:
         assert seqs.index(301) < seqs.index(300)
         seqs.remove(301)
         assert seqs == list(range(1, 301))
+
+
+async def test_live_batches_continue_each_other(buffer: Buffer) -> None:
+    """With key_every 4 every fourth live batch stands alone; what waited, and the first after a reconnect, do too."""
+    await buffer.append(batch(0))
+    async with MoodyBroker(lambda *_: 0) as broker:
+        for connection in range(2):
+            async with forwarding(buffer, broker.port, key_every=4) as running:
+                await eventually(lambda: running.status.connected)
+                await nothing_waits(buffer)
+                for number in range(1 + 6 * connection, 7 + 6 * connection):
+                    await buffer.append(batch(number))
+                    await nothing_waits(buffer)
+        sent = envelopes(broker)
+        assert [e.codec for e in sent] == [KEY, *[KEY, CHAINED, CHAINED, CHAINED, KEY, CHAINED] * 2]
+        consumer = Consumer()
+        consumer.feed(TOPICS.schema(SCHEMA.id), SCHEMA.pack())
+        taken = [output for e in sent for output in consumer.feed(TOPICS.batch, e.pack())]
+        decoded = [output for output in taken if isinstance(output, BatchDecoded)]
+        assert sorted((r.entry, ts) for o in decoded for r in o.rows for ts in r.ts) == rows_of(*range(13))
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_refused_batch_breaks_the_chain(buffer: Buffer) -> None:
+    """What the broker refused comes again as a key: no consumer waits for what it will never have."""
+    async with MoodyBroker(refusing_once(seq=3)) as broker, forwarding(buffer, broker.port, key_every=100) as running:
+        await eventually(lambda: running.status.connected)
+        for number in range(5):
+            await buffer.append(batch(number))
+            await nothing_waits(buffer)
+        sent = [(envelope.seq_first, envelope.codec) for envelope in envelopes(broker)]
+        assert sent == [(1, KEY), (2, CHAINED), (3, KEY), (4, CHAINED), (5, CHAINED)]
+
+
+def refusing_once(seq: int) -> Callable[[str, bytes], int]:
+    """A broker that is over its quota when it first gets this batch."""
+    refused = False
+
+    def mood(topic: str, payload: bytes) -> int:
+        nonlocal refused
+        if not refused and topic == TOPICS.batch and Envelope.unpack(payload).seq_first == seq:
+            refused = True
+            return 0x97
+        return 0
+
+    return mood
 
 
 async def test_flight_is_bounded(buffer: Buffer, caplog: pytest.LogCaptureFixture) -> None:

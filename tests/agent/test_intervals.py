@@ -1,6 +1,7 @@
 """Points of several intervals within one meter: planned together, asked when due, delivered in entries of their own."""
 
 import math
+from array import array
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,12 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parkfleet.agent.configuration import Configuration, load_configuration
+from parkfleet.agent.counter_guard import Rule
+from parkfleet.agent.events import Events
 from parkfleet.agent.forecast import forecast
+from parkfleet.agent.guarding import Guard
 from parkfleet.agent.plan import LinePlan, MeterPlan, Plan, make_plan
+from parkfleet.agent.reading import read_scan
+from parkfleet.agent.truth_store import TruthStore
 from parkfleet.protocols.config import BrokerConfig, GatewayConfig, LineConfig, MeterConfig
 from parkfleet.protocols.document import DocumentError
 from parkfleet.protocols.learned import Evidence, Learned, Limit, Refused
 from parkfleet.protocols.modbus import rtu
+from parkfleet.protocols.modbus.pdu import ReadRequest
 from parkfleet.protocols.payload.series import Rows, Scan
 from parkfleet.protocols.profile import Derived, Part, Point, Profile
 from parkfleet.protocols.quality import EXCEPTION
@@ -182,6 +189,39 @@ async def test_refused_slow_point_says_so_in_its_entry(kind: str) -> None:
             await eventually(lambda: sum(scan.entry == 1 for scan in taken) >= 2)
     assert {(scan.entry, scan.quality) for scan in taken} == {(0, b"\0\x82"), (1, b"\x82")}
     assert all(scan.texts == ((None,) if scan.entry == 0 else ()) for scan in taken)
+
+
+async def test_doubtful_counter_of_a_slow_group_is_read_again(tmp_path: Path) -> None:
+    """The second reading is that of its own entry, also with points that are not asked for; nothing is held back."""
+    points = [
+        Point("fast", "uint16", 0),
+        Point("gone", "uint16", 5),
+        Point("energy", "uint32", 10, kind="counter", unit="kWh", max_rate=1.0),
+    ]
+    refused = Learned(refused=(Refused("holding", 5, 1, EXCEPTION | 2, Evidence(1, 1, 1)),))
+    plan = made(points, {"energy": "10s"}, interval="1s", learned=refused)
+    _, meter = only(plan)
+    key = ("m", "energy")
+    rule = Rule.of(plan.schema.entries[1].columns[0], points[2], 1.0)
+
+    async def ask(request: ReadRequest) -> list[int]:
+        assert not request.address <= 5 < request.address + request.count
+        return [0, 1001][-request.count :] if request.address == 10 else [7] * request.count
+
+    out: list[Scan] = []
+    events = Events(TruthStore(tmp_path / "truth.db"))
+
+    async def reread(own: MeterPlan, entry: int) -> Scan | None:
+        scan = await read_scan(own, entry, ask)
+        return None if scan is None else plan.delivered(scan)
+
+    guard = Guard(plan, {key: rule}, {}, events, reread, out.append)
+    for ts, value in ((1_000_000, 1000), (1_010_000, 900_000)):
+        guard.on_scan(Scan(1, ts, array("q", [value]), b"\0", ()))
+    await eventually(lambda: len(out) == 2)
+    await guard.end()
+    assert [(scan.entry, list(scan.slots), scan.quality) for scan in out] == [(1, [1000], b"\0"), (1, [1001], b"\0")]
+    assert meter.refused == {1: EXCEPTION | 2}
 
 
 # ---- the setting

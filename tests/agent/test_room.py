@@ -10,13 +10,17 @@ from pathlib import Path
 import pytest
 
 from parkfleet.agent import room
+from parkfleet.agent.buffer import Buffer
 from parkfleet.agent.joining import join, split
+from parkfleet.agent.losses import Losses
 from parkfleet.agent.room import Room
-from parkfleet.agent.store import NewBatch, Span, Store
+from parkfleet.agent.store import Loss, NewBatch, Span, Store
+from parkfleet.protocols.config import BufferConfig
 from parkfleet.protocols.payload.codecs import CODEC, decode, encode
 from parkfleet.protocols.payload.schema import Schema
 from parkfleet.protocols.payload.series import Column, Entry, Rows, has_value
 from parkfleet.protocols.profile import Kind
+from parkfleet.protocols.quantity import Size
 
 COLUMNS = (
     Column("power", "W", "int", "gauge"),
@@ -220,3 +224,40 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         )
         assert counted == sum(stored.readings for stored in store.waiting(Span(), 10_000) if stored.level == 0)
         store.close()
+
+
+def test_losses_are_told_once_a_minute() -> None:
+    """The first loss is told at once, what follows is gathered; an event names the batches and counts the readings."""
+    told: list[tuple[str, dict[str, object]]] = []
+    now = [1000.0]
+    losses = Losses(lambda kind, _text, data: told.append((kind, data)), lambda: now[0])
+    losses.add(7, [Loss("dropped", 1, 2, 30)])
+    losses.tell()
+    assert told == [("dropped", {"epoch": 7, "ranges": [(1, 2)], "readings": 30})]
+    for seq in (3, 4, 9):
+        losses.add(7, [Loss("dropped", seq, 1, 10), Loss("thinned", 100 + seq, 1, 5)])
+        losses.tell()
+    assert len(told) == 1
+    now[0] += 60
+    losses.tell()
+    assert told[1:] == [
+        ("dropped", {"epoch": 7, "ranges": [(3, 4), (9, 9)], "readings": 30}),
+        ("thinned", {"epoch": 7, "ranges": [(103, 104), (109, 109)], "readings": 15}),
+    ]
+    losses.tell(now=True)
+    assert len(told) == 3
+
+
+async def test_buffer_tells_what_it_loses(tmp_path: Path) -> None:
+    """What an event says was lost is what the buffer counts."""
+    told: list[tuple[str, dict[str, object]]] = []
+    config = BufferConfig(max_bytes=Size(1 << 20), min_free=Size(0))
+    buffer = Buffer(tmp_path / "b.db", config, lambda kind, _text, data: told.append((kind, data)))
+    await buffer.open()
+    for number in range(2500):
+        await buffer.append(batch(number))
+    stats = await buffer.stats()
+    await buffer.close()
+    for kind, counted in (("thinned", stats.thinned_readings), ("dropped", stats.dropped_readings)):
+        assert sum(int(str(data["readings"])) for found, data in told if found == kind) == counted
+    assert stats.thinned_readings > 0

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 import yaml
 
+from parkfleet.agent import guarding
 from parkfleet.agent.configuration import load_configuration
 from parkfleet.agent.counter_guard import Baseline, Rule
 from parkfleet.agent.events import Events
@@ -52,7 +53,7 @@ class Guarded:
         rules = {("m", "energy"): Rule(100.0, 0.1)}
         self.guard = Guard(plan, rules, {}, self.events, self._reread, self.out.append)
 
-    async def _reread(self, _: MeterPlan) -> Scan | None:
+    async def _reread(self, _: MeterPlan, entry: int) -> Scan | None:
         await asyncio.sleep(0)
         return self.second.pop(0) if self.second else None
 
@@ -93,6 +94,26 @@ async def test_meter_that_gives_no_second_reading(tmp_path: Path) -> None:
     guarded = Guarded(tmp_path)
     guarded.second = [None]
     assert (await guarded.takes(guarded.scan(0, 50), guarded.scan(1, 65_586)))[1] == (1, 65_586, Quality.SUSPECT)
+
+
+@pytest.mark.parametrize("failing", ["raises", "hangs"])
+async def test_second_reading_that_fails_holds_no_meter_up(
+    tmp_path: Path, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever becomes of it: the doubtful scan and those behind it go on, in their order."""
+
+    class Failing(Guarded):
+        async def _reread(self, meter: MeterPlan, entry: int) -> Scan | None:
+            if failing == "raises":
+                raise OSError("too many open files")
+            await asyncio.Event().wait()
+            return None
+
+    monkeypatch.setattr(guarding, "REREAD_S", 0.01)
+    guarded = Failing(tmp_path)
+    assert await guarded.takes(guarded.scan(0, 50_000), guarded.scan(1, 1), guarded.scan(2, 50_001)) == [
+        (0, 50_000, Quality.GOOD), (1, 1, Quality.SUSPECT), (2, 50_001, Quality.GOOD)
+    ]  # fmt: skip
 
 
 async def test_end_holds_nothing_back(tmp_path: Path) -> None:
