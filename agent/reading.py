@@ -136,13 +136,12 @@ def _delivered(derivation: Derivation, seen: list[Seen]) -> Iterator[DeliveredRe
     for step, slot, code in zip(derivation.steps, scan.slots, scan.quality, strict=True):
         column = step.column
         text = next(strings) if column.type == "string" else None
-        parts = step.needs if step.compute else (step.source,)
         yield DeliveredReading(
             column.point,
             column.value(slot, text) if has_value(code) else None,
             column.unit,
             quality_name(code),
-            tuple(dict.fromkeys(seen[index].reading.point for index in parts)),
+            tuple(dict.fromkeys(seen[index].reading.point for index in step.needs)),
         )
 
 

@@ -1,40 +1,29 @@
 """Derivation: what is delivered of a meter, worked out per scan from what was read of it.
 
 Most meters need none: their points are delivered as they were decoded. A Derivation is compiled once for a meter and
-then turns each scan's slots into those of the delivered columns. Invariants:
+then turns each scan's slots into those of the delivered columns; arithmetic.py computes their values. Invariants:
 
 - all operands come from one scan; when one of them has no value, what is made of it has none, with the same cause;
-- arithmetic is decimal with 60 digits, rounded once at the end: integers and decimal factors stay exact;
 - a value that does not fit its column, an unknown code and a ratio of 0 are "not available" (quality invalid).
 """
 
-import decimal
-import struct
 from array import array
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from fractions import Fraction
 from typing import Final
 
 import msgspec
 
-from parkfleet.protocols.payload.series import Column, Scan, shortest_float32
-from parkfleet.protocols.profile import Derived, Factor, FactorFrom, Point, Profile, RatioName
+from parkfleet.protocols.arithmetic import Formula, Multiplier, Summand, as_decimal, decimals_of, slot_of
+from parkfleet.protocols.payload.series import Column, Scan
+from parkfleet.protocols.profile import Derived, Factor, Point, Profile, RatioName
 from parkfleet.protocols.quality import WITH_VALUE, Quality
 from parkfleet.protocols.ratio import fraction
 from parkfleet.protocols.registers import column_of
 
-#: More digits than a product of any five of our operands has; never traps, an absurd result is found by its size.
-_CONTEXT: Final = decimal.Context(prec=60, traps=[])
-_ONE: Final = Decimal(1)
-_LARGEST: Final = 2**63 - 1
 #: An exact result of more decimals than this becomes a float64: no meter has such a resolution.
 _MAX_DECIMALS: Final = 9
-
-Number = Callable[[int], Decimal]
-#: The value of a step out of the slots; None when it is not available.
-Compute = Callable[[Sequence[int]], Decimal | None]
 
 
 @dataclass(frozen=True)
@@ -48,12 +37,16 @@ class Ratios:
 
 @dataclass(frozen=True)
 class Step:
-    """How one delivered column comes about."""
+    """How one delivered column comes about: copied from a slot, or computed."""
 
     column: Column
-    source: int = -1  # copied from this slot, or …
-    needs: tuple[int, ...] = ()  # … computed out of these
-    compute: Compute | None = None
+    source: int = -1  # the slot
+    formula: Formula | None = None  # instead
+
+    @property
+    def needs(self) -> tuple[int, ...]:
+        """The slots it is made of."""
+        return self.formula.needs if self.formula else (self.source,)
 
 
 @dataclass(frozen=True)
@@ -84,14 +77,14 @@ class Derivation:
         """(slots, quality) of the delivered columns."""
         delivered, codes = array("q", bytes(8 * len(self.steps))), bytearray(len(self.steps))
         for place, step in enumerate(self.steps):
-            if step.compute is None:
+            if step.formula is None:
                 delivered[place], codes[place] = slots[step.source], quality[step.source]
                 continue
             codes[place] = _worst(quality, step.needs)
             if codes[place] not in WITH_VALUE:
                 continue
-            value = step.compute(slots)
-            slot = None if value is None else _slot(value, step.column)
+            value = step.formula.value(slots)
+            slot = None if value is None else slot_of(value, step.column)
             if slot is None:
                 codes[place] = Quality.INVALID
             else:
@@ -140,16 +133,6 @@ def _worst(quality: bytes, needs: Sequence[int]) -> int:
     return next((code for code in codes if code not in WITH_VALUE), max(codes))
 
 
-def _slot(value: Decimal, column: Column) -> int | None:
-    """The slot of a column for a value; None when it does not fit."""
-    if not value.is_finite():
-        return None
-    if column.type == "float64":
-        return int.from_bytes(struct.pack(">d", float(value)), "big", signed=True)
-    slot = int(_CONTEXT.to_integral_value(_CONTEXT.scaleb(value, column.factor.decimals)))
-    return slot if abs(slot) <= _LARGEST else None
-
-
 class _Compiler:
     """Compiles one meter's derivation."""
 
@@ -161,44 +144,30 @@ class _Compiler:
 
     def derivation(self, chosen: set[str]) -> Derivation:
         steps: list[Step] = []
-        for point in self._points:
-            if point.id in chosen:
-                steps.append(self._of_point(point))
-                if self._ratios.keep_raw and self._transforms(point):
-                    own = column_of(point)
-                    steps.append(Step(msgspec.structs.replace(own, point=f"{point.id}_raw"), self._index[point.id]))
-        steps += (self._of_derived(derived) for derived in self._profile.derived if derived.id in chosen)
+        quantities: list[Point | Derived] = [*self._points, *self._profile.derived]
+        for own in quantities:
+            if own.id in chosen:
+                steps.append(self._step(own))
+                if self._ratios.keep_raw and self._transforms(own):
+                    steps.append(self._step(msgspec.structs.replace(own, id=f"{own.id}_raw", ratio=[]), own.id))
         strings = [index for index, point in enumerate(self._points) if point.type == "string"]
         delivered = tuple(strings.index(step.source) for step in steps if step.column.type == "string")
         return Derivation(tuple(steps), len(self._points), delivered)
 
-    def _of_point(self, point: Point) -> Step:
-        column, index = column_of(point), self._index[point.id]
-        scaled = self._scaled(point, column)
-        if scaled is not None:
-            return Step(scaled, index)
-        factors = list(self._factors(point))
-        known = _known_decimals(point)
-        exact = not point.type.startswith("float")
-        return self._step(column, [(index, point, _ONE)], factors, known, exact, point.four_quadrant)
+    def _step(self, own: Point | Derived, read_as: str = "") -> Step:
+        """The step to a point; read_as: the id under which it is read, where that is another."""
+        if isinstance(own, Derived):
+            parts = ((self._points[self._index[part.point]], part) for part in own.parts)
+            weighted = ((point, fraction(part.times) * (-1 if part.minus else 1)) for point, part in parts)
+            summands = tuple(Summand.of(point, self._index[point.id], weight) for point, weight in weighted)
+            return _computed(own, Formula(summands, tuple(self._multipliers(own))), own.decimals)
+        index = self._index[read_as or own.id]
+        if (column := self._scaled(own)) is not None:
+            return Step(column, index)
+        formula = Formula((Summand.of(own, index),), tuple(self._multipliers(own)), own.four_quadrant)
+        return _computed(own, formula)
 
-    def _of_derived(self, derived: Derived) -> Step:
-        column = Column(derived.id, derived.unit, "int", derived.kind)
-        parts, known, exact = [], 0, True
-        for part in derived.parts:
-            point = self._points[self._index[part.point]]
-            times = fraction(part.times) * (-1 if part.minus else 1)
-            decimals, own = _decimals_of(times), _known_decimals(point)
-            known = -1 if known < 0 or own < 0 or decimals is None else max(known, own + decimals)
-            exact = exact and not point.type.startswith("float")
-            parts.append((self._index[point.id], point, _decimal(times)))
-        step = self._step(column, parts, list(self._factors(derived)), known, exact, False)
-        if derived.decimals is None:
-            return step
-        rounded = Column(derived.id, derived.unit, "int", derived.kind, Factor(1, derived.decimals))
-        return Step(rounded, -1, step.needs, step.compute)
-
-    def _scaled(self, point: Point, column: Column) -> Column | None:
+    def _scaled(self, point: Point) -> Column | None:
         """The column when a constant factor says it all: nothing is left to do per scan."""
         if point.scale_from or point.unit_from or point.four_quadrant:
             return None
@@ -207,155 +176,42 @@ class _Compiler:
             if _ratio_point(self._profile, name, self._ratios):
                 return None
             constant *= getattr(self._ratios, name) or 1
+        column = column_of(point)
         if constant == 1:
             return column
-        places = _decimals_of(constant)
-        if places is None:
+        if decimals_of(constant) is None:
             return None
-        factor = Factor.of(point.scale * _decimal(constant), point.offset * _decimal(constant))
+        factor = Factor.of(point.scale * as_decimal(constant), point.offset * as_decimal(constant))
         fits = factor.decimals <= 12 and abs(factor.multiply) <= 10**9 and abs(factor.add) <= 2**62
         return msgspec.structs.replace(column, factor=factor) if fits else None
 
-    def _transforms(self, point: Point) -> bool:
+    def _transforms(self, own: Point | Derived) -> bool:
         """Whether a transformer lies between the meter and the value of a point."""
         return any(
             getattr(self._ratios, name) is not None or _ratio_point(self._profile, name, self._ratios)
-            for name in point.ratio
+            for name in own.ratio
         )
 
-    def _factors(self, own: Point | Derived) -> Iterator["_Factor"]:
+    def _multipliers(self, own: Point | Derived) -> Iterator[Multiplier]:
         for source in (own.scale_from, own.unit_from):
             if source:
-                yield _looked_up(source, self._index[source.point])
+                yield Multiplier.by_code(source, self._index[source.point])
         for name in own.ratio:
             id_, constant = _ratio_point(self._profile, name, self._ratios), getattr(self._ratios, name)
             if id_:
-                point = self._points[self._index[id_]]
-                yield _read_ratio(point, self._index[id_])
+                yield Multiplier.by_register(self._points[self._index[id_]], self._index[id_])
             elif constant is not None:
-                yield _constant(constant)
-
-    def _step(
-        self,
-        column: Column,
-        parts: list[tuple[int, Point, Decimal]],
-        factors: list["_Factor"],
-        known: int,
-        exact: bool,
-        folded: bool,
-    ) -> Step:
-        """known: decimals of the sum of the parts, -1 when not known. exact: none of them is a float."""
-        digits = known
-        for factor in factors:
-            digits = -1 if digits < 0 or factor.decimals is None else digits + factor.decimals
-        digits = digits if digits <= _MAX_DECIMALS else -1
-        if exact and digits >= 0:
-            column = Column(column.point, column.unit, "int", column.kind, Factor(1, digits))
-        else:
-            column = Column(column.point, column.unit, "float64", column.kind, digits=digits)
-        needs = (*(index for index, _, _ in parts), *(factor.index for factor in factors if factor.index >= 0))
-        numbers = [(index, _number_of(point), times) for index, point, times in parts]
-        return Step(column, -1, needs, _computation(numbers, factors, folded))
+                yield Multiplier.constant(constant)
 
 
-@dataclass(frozen=True)
-class _Factor:
-    """A factor of a computed value."""
-
-    index: int  # the slot it comes from; -1: constant
-    of: Callable[[int], Fraction | None]  # the slot -> the factor; None when it says none
-    decimals: int | None  # at most so many has it; None: not known
-
-
-def _computation(numbers: list[tuple[int, Number, Decimal]], factors: list[_Factor], folded: bool) -> Compute:
-    def compute(slots: Sequence[int]) -> Decimal | None:
-        value = Decimal(0)
-        for index, number, times in numbers:
-            value = _CONTEXT.add(value, _CONTEXT.multiply(number(slots[index]), times))
-        for factor in factors:
-            found = factor.of(slots[factor.index])
-            if found is None:
-                return None
-            value = _CONTEXT.multiply(value, Decimal(found.numerator))
-            if found.denominator != 1:
-                value = _CONTEXT.divide(value, Decimal(found.denominator))
-        return _folded(value) if folded else value
-
-    return compute
-
-
-def _folded(value: Decimal) -> Decimal | None:
-    """A power factor out of its four-quadrant coding: beyond 1 it comes back (leading), 1.05 is 0.95."""
-    if abs(value) > 2:
-        return None
-    if abs(value) <= 1:
-        return value
-    return (2 if value > 0 else -2) - value
-
-
-def _constant(factor: Fraction) -> _Factor:
-    """A factor that is always the same."""
-    return _Factor(-1, lambda _: factor, _decimals_of(factor))
-
-
-def _looked_up(source: FactorFrom, index: int) -> _Factor:
-    """A factor by a code, or a power of ten."""
-    if source.power is None:
-        table = {code: fraction(factor) for code, factor in source.table.items()}
-        places = [_decimals_of(factor) for factor in table.values()]
-        known = [place for place in places if place is not None]
-        return _Factor(index, table.get, max(known) if len(known) == len(places) else None)
-    sign = source.power
-
-    def power(exponent: int) -> Fraction | None:
-        return Fraction(10) ** (sign * exponent) if abs(exponent) <= 18 else None
-
-    return _Factor(index, power, None)
-
-
-def _read_ratio(point: Point, index: int) -> _Factor:
-    """A ratio as the meter's own register says it."""
-    number = _number_of(point)
-
-    def ratio(slot: int) -> Fraction | None:
-        value = number(slot)
-        return Fraction(value) if 0 < value <= 10**9 else None
-
-    known = _known_decimals(point)
-    return _Factor(index, ratio, None if known < 0 or point.type.startswith("float") else known)
-
-
-def _number_of(point: Point) -> Number:
-    """The exact value of a point's slot."""
-    factor = point.factor
-    multiply, add, shift = Decimal(factor.multiply), Decimal(factor.add), -factor.decimals
-    plain = factor == Factor()
-
-    def scaled(raw: Decimal) -> Decimal:
-        return raw if plain else _CONTEXT.scaleb(_CONTEXT.add(_CONTEXT.multiply(raw, multiply), add), shift)
-
-    match point.type:
-        case "float32":
-            return lambda slot: scaled(Decimal(repr(shortest_float32(slot))))
-        case "float64":
-            return lambda slot: scaled(Decimal(repr(struct.unpack("<d", struct.pack("<q", slot))[0])))
-        case "uint64":
-            return lambda slot: scaled(Decimal(slot & 0xFFFF_FFFF_FFFF_FFFF))
-        case _:
-            return lambda slot: scaled(Decimal(slot))
-
-
-def _known_decimals(point: Point) -> int:
-    """Decimals of a point's value; -1 when it is a float of which nobody knows."""
-    if not point.type.startswith("float"):
-        return point.factor.decimals
-    return -1 if point.decimals is None else point.decimals + point.factor.decimals
-
-
-def _decimals_of(number: Fraction) -> int | None:
-    """Decimals of a fraction; None when they do not end (1/3) or are more than 12."""
-    return next((places for places in range(13) if 10**places % number.denominator == 0), None)
-
-
-def _decimal(number: Fraction) -> Decimal:
-    return _CONTEXT.divide(Decimal(number.numerator), Decimal(number.denominator))
+def _computed(own: Point | Derived, formula: Formula, rounded: int | None = None) -> Step:
+    """The step of a computed value: an exact number where its decimals are known, or given (rounded)."""
+    decimals = formula.decimals
+    if decimals is not None and decimals > _MAX_DECIMALS:
+        decimals = None
+    if rounded is None and not formula.has_floats:
+        rounded = decimals
+    if rounded is not None:
+        return Step(Column(own.id, own.unit, "int", own.kind, Factor(1, rounded)), formula=formula)
+    digits = -1 if decimals is None else decimals
+    return Step(Column(own.id, own.unit, "float64", own.kind, digits=digits), formula=formula)

@@ -24,6 +24,9 @@ MAX_BYTES: Final = 8 * 1024 * 1024
 #: Nodes visited, aliases counted each time: bounds the "billion laughs" of YAML anchors.
 MAX_NODES: Final = 1_000_000
 
+#: YAML 1.1 counts 200:5 in sixties, which makes 12005 of a transformer's ratio: no number of ours has a colon.
+_NUMBERS: Final = frozenset({"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"})
+
 
 class Problem(NamedTuple):
     """One mistake in a file, as the person who wrote it needs to hear it."""
@@ -117,6 +120,8 @@ class Document:
         if isinstance(node, yaml.SequenceNode):
             return [self._plain(child, f"{path}[{index}]") for index, child in enumerate(node.value)]
         if not isinstance(node, yaml.MappingNode):
+            if ":" in node.value and node.tag in _NUMBERS:
+                return str(node.value)
             return self._loader.construct_object(node)
         plain: dict[object, object] = {}
         for key_node, value_node in node.value:
@@ -228,8 +233,12 @@ def _in_words(error: str, data: object, kind: Any) -> str:
         hint = f"did you mean {close[0]!r}? " if close else ""
         return f"{hint}Expected one of {', '.join(map(str, get_args(kind)))}, got {data!r}"
     message = error.split(" - at `")[0]
-    if "matching regex" in message:  # ids are the only texts with a pattern
-        message = "expected an id: 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
+    if "matching regex" in message:  # the only texts with a pattern are ratios and ids
+        message = (
+            "expected a number such as 40, or two such as 200/5"
+            if r"\d+" in message
+            else "expected an id: 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
+        )
     short = repr(data)
     if isinstance(data, str | int | float) and len(short) < 80 and short not in message:
         message += f" (found {short})"

@@ -291,6 +291,9 @@ def _mistakes(profile: Profile) -> Iterator[str]:
     for hole in (*profile.holes, *profile.never_write):
         if not 0 <= hole.address - profile.first(hole.table) <= 65536 - hole.count:
             yield f"the range from {hole.address} lies outside of the addresses from 0 to 65535 (minus base)"
+    for own in profile.quantities:
+        if own.ratio and f"{own.id}_raw" in seen:
+            yield f"{own.id}_raw is the name of what a meter with raw: true delivers beside {own.id}: use another"
     yield from _references(profile)
     yield from _examples(profile)
 

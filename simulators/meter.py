@@ -13,13 +13,11 @@ from pymodbus.pdu.bit_message import ReadCoilsResponse, ReadDiscreteInputsRespon
 from pymodbus.pdu.register_message import ReadHoldingRegistersResponse, ReadInputRegistersResponse
 
 from parkfleet.protocols.profile import BIT_TABLES, MAX_BITS, MAX_REGISTERS, Point, Profile, Table
-from parkfleet.protocols.ratio import fraction
 from parkfleet.protocols.registers import encode
 from parkfleet.simulators.faults import Faults
 from parkfleet.simulators.identity import Identity
 from parkfleet.simulators.loads import Load
-from parkfleet.simulators.naming import Source, source_of
-from parkfleet.simulators.slots import to_slot
+from parkfleet.simulators.sensor import Sensor, sensors_of
 
 ILLEGAL_FUNCTION: Final = 1
 ILLEGAL_ADDRESS: Final = 2
@@ -41,23 +39,6 @@ class Reply:
     values: "array[int]"  # registers or bits; empty for an exception
 
 
-@dataclass(frozen=True)
-class _Sensor:
-    """A point and what it shows."""
-
-    point: Point
-    source: Source
-    text: str
-    setting: int | None = None  # a code, exponent or ratio that others are multiplied by: never changes
-
-    def words(self, quantities: dict[str, float]) -> list[int]:
-        if self.point.type == "string":
-            return encode(self.point, 0, self.text)
-        if self.setting is not None:
-            return encode(self.point, self.setting)
-        return encode(self.point, to_slot(self.point, self.source.value(quantities)))
-
-
 class SimulatedMeter:
     """One slave. Its registers are computed from the load when they are read."""
 
@@ -71,10 +52,9 @@ class SimulatedMeter:
         self.serial_number = 10_000_000 + zlib.crc32(f"{profile.profile} {seed} {unit}".encode()) % 90_000_000
         self._load = load
         self._latest = 0.0  # a clock set back must not take the counters with it
-        self._sensors: dict[Table, list[_Sensor]] = {}
-        settings = _settings(profile)
-        for point in profile.points:
-            self._sensors.setdefault(point.table, []).append(self._sensor(point, settings.get(point.id)))
+        self._sensors: dict[Table, list[Sensor]] = {}
+        for sensor in sensors_of(profile, self.serial_number):
+            self._sensors.setdefault(sensor.point.table, []).append(sensor)
         for sensors in self._sensors.values():
             # Bit fields last: they share their register with each other and with a view of it as a whole.
             sensors.sort(key=lambda sensor: sensor.point.type == "bits")
@@ -140,25 +120,6 @@ class SimulatedMeter:
         if self.faults.function is not None:
             pdu.function_code = self.faults.function
         return pdu
-
-    def _sensor(self, point: Point, setting: int | None) -> _Sensor:
-        source = source_of(point)
-        if "serial" in point.id:
-            source = Source("", 1.0, float(self.serial_number))
-        text = str(self.serial_number) if "serial" in point.id else self.profile.profile
-        return _Sensor(point, source, text, setting)
-
-
-def _settings(profile: Profile) -> dict[str, int]:
-    """The slots of the points that others are multiplied by: as near to a factor of 1 as they go."""
-    found = {}
-    for own in profile.quantities:
-        for source in (own.scale_from, own.unit_from):
-            if source:
-                codes = {fraction(factor): code for code, factor in source.table.items()}
-                found[source.point] = codes[min(codes, key=lambda factor: abs(factor - 1))] if codes else 0
-    ratios = {profile.ratio_from.ct, profile.ratio_from.pt} if profile.ratio_from else set()
-    return found | {point.id: to_slot(point, 1.0) for point in profile.points if point.id in ratios}
 
 
 def _response(function: int, values: list[int]) -> ModbusPDU:

@@ -4,13 +4,12 @@ The unit says what is measured, the words of the id (`power_total`, `energy_impo
 one of it. What a load does not have gets a steady value that is plausible for its unit.
 """
 
-import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from parkfleet.protocols.profile import Point
+from parkfleet.protocols.profile import Derived, Point
 
 #: unit -> (what it measures, its size in the load's units).
 UNITS: Final[dict[str, tuple[str, float]]] = {
@@ -86,29 +85,22 @@ class Source:
     quantity: str  # of the load; "" when there is none
     size: float  # the point's unit in the load's units
     steady: float  # the value when the load has no such quantity
-    part: str = ""  # "fraction" or "integer": meters that split a counter over two points
 
     def value(self, quantities: Mapping[str, float]) -> float:
         """The point's value in its own unit."""
         found = quantities.get(self.quantity)
-        if found is None:
-            return self.steady
-        value = found / self.size
-        if self.part == "fraction":
-            return value - math.floor(value)
-        return float(math.floor(value)) if self.part == "integer" else value
+        return self.steady if found is None else found / self.size
 
 
-def source_of(point: Point) -> Source:
+def source_of(point: Point | Derived) -> Source:
     """The source a point's unit and id name."""
     words = point.id.lower().replace("-", "_").replace(".", "_").split("_")
-    part = "fraction" if "fraction" in words else "integer" if "integer" in words else ""
     quantity, size = UNITS.get(point.unit, ("", 1.0))
     if point.unit in ("", "1") and {"factor", "pf", "cos", "cosphi"} & set(words):
         quantity = "factor"
     if {"battery", "sound", "threshold", "limit", "alarm", "ambient"} & set(words):
         quantity = ""
-    return Source(_which(quantity, words), size, _steady(point), part)
+    return Source(_which(quantity, words), size, _steady(point))
 
 
 def _which(quantity: str, words: list[str]) -> str:
@@ -130,7 +122,7 @@ def _which(quantity: str, words: list[str]) -> str:
     return f"{quantity}_{phase}" if phase and quantity else quantity
 
 
-def _steady(point: Point) -> float:
+def _steady(point: Point | Derived) -> float:
     """A value that never changes: the same on every run, plausible for its unit."""
     if "quality" in point.id:
         return 90.0  # of a signal, in percent, whether or not the unit says so

@@ -128,6 +128,9 @@ def test_transformers_are_told(folder: Path) -> None:
         (TINY + "primary: true\n", "pt: 40", "meters[0].pt: tiny reports primary values by itself"),
         (TRANSFORMED, "pt: 0", "pt must be above 0"),
         (TRANSFORMED, "pt: 200/0", "got '200/0'"),
+        (TRANSFORMED, "pt: 200:5", "meters[0].pt: expected a number such as 40, or two such as 200/5"),
+        (TRANSFORMED, "pt: -5", "pt must be above 0"),
+        (TRANSFORMED, "pt: .inf", "meters[0]"),
         (TRANSFORMED, "pt: [40]", "meters[0].pt"),
     ],
 )

@@ -48,8 +48,6 @@ def test_source_of_a_point(id: str, unit: str, quantity: str) -> None:
     ("id", "unit", "value"),
     [
         ("volume", "L", 1_234_750.0),
-        ("volume_integer", "m³", 1234.0),
-        ("volume_fraction", "m³", 0.75),
         ("flow", "L/s", 2.0),
         ("energy", "MJ", 18_000.0),
         ("energy", "kWh", 5000.0),
@@ -60,7 +58,7 @@ def test_source_of_a_point(id: str, unit: str, quantity: str) -> None:
     ],
 )
 def test_value_in_the_points_unit(id: str, unit: str, value: float) -> None:
-    """Units are converted; counters split over two points have their parts."""
+    """Units are converted."""
     assert source_of(Point(id, "float32", 0, unit=unit)).value(QUANTITIES) == pytest.approx(value)
 
 
