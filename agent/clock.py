@@ -68,12 +68,14 @@ class ClockGate:
     deliver: Callable[[Scan], None]
     on_event: Callable[[str, str, dict[str, object]], None]
     newest_ts: int = 0  # ms UTC of the newest reading of an earlier life: the clock cannot be before it
+    boot: str = ""  # which life of the box since_boot counts in
     _held: list[Scan] = field(default_factory=list)
     _open: bool = False
     _offset: float = 0.0  # wall minus boot time, as last seen
     _began: float = 0.0
     _step: float = 0.0  # the last one that held readings were moved by; 0: none of late
     _stepped: float = 0.0  # when, since boot
+    _told: bool | None = None  # whether the clock was synchronised when that was last told
 
     def __post_init__(self) -> None:
         self._began = self.source.since_boot()
@@ -116,6 +118,17 @@ class ClockGate:
         elif abs(step) > STEP_S:
             self.on_event("clock-stepped", f"the clock was set by {step:+.1f} s", self._facts(step))
 
+    def tell(self) -> None:
+        """Tells how wall clock and time since boot stand, at first and when somebody begins or ceases to keep it right.
+
+        With the events of its steps, this is every reading's monotonic time, boot and synchronisation.
+        """
+        synchronised = self.source.synchronised()
+        if self._open and synchronised is not self._told:
+            self._told = synchronised
+            text = "the clock is kept right" if synchronised else "nobody keeps the clock right"
+            self.on_event("clock", text, self._facts(0.0))
+
     def end(self) -> None:
         """Nothing waits any longer: the agent stops."""
         self.look()
@@ -151,6 +164,7 @@ class ClockGate:
         return {
             "step_ms": round(1000 * step),
             "since_boot_ms": round(1000 * self.source.since_boot()),
+            "boot": self.boot,
             "synchronised": self.source.synchronised(),
         }
 

@@ -100,6 +100,7 @@ class Status(msgspec.Struct, tag_field="answer", tag="status", frozen=True):
     gateway: str
     lines: list[LineState]
     agent: AgentSnapshot
+    events: dict[str, int] = {}  # since the start, by kind
 
 
 class Read(msgspec.Struct, tag_field="answer", tag="read", frozen=True):

@@ -115,6 +115,7 @@ def status_table(status: Status) -> RenderableType:
         f"broker {broker}; {agent.delivered.readings} readings delivered\n"
         f"buffer {buffer.batches} batches, {buffer.readings} readings, {buffer.bytes / _MIB:.1f} MiB\n"
         f"meters {agent.meters_ok} answer, {agent.meters_bad} do not\n"
+        f"events {', '.join(f'{count} {kind}' for kind, count in sorted(status.events.items())) or 'none'}\n"
     )
     table = Table(box=None, pad_edge=False)
     for name in ("line", "state", "load", "meters", "scans", "late", "errors", "silent meters"):

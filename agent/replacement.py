@@ -12,6 +12,7 @@ from parkfleet.agent.events import Events
 from parkfleet.agent.plan import LinePlan, MeterPlan
 from parkfleet.agent.reading import Ask, read_meter
 from parkfleet.agent.truth_store import TruthStore
+from parkfleet.protocols.payload.topics import Event
 from parkfleet.protocols.profile import Profile
 from parkfleet.protocols.readplan import plan_requests
 
@@ -85,8 +86,13 @@ class Replacements:
         if known == said:
             return
         self._known[meter] = said
-        await asyncio.to_thread(self._store.save_identity, meter, said)
-        if known is not None:
-            last = dict(self._begin_anew(meter))
-            data: dict[str, object] = {"before": known, "now": said, "last": last}
-            self._events.emit("meter-replaced", f"meter replaced: {known} before, {said} now", meter, data)
+        if known is None:
+            await asyncio.to_thread(self._store.save_identity, meter, said)
+            return
+        data: dict[str, object] = {"before": known, "now": said, "last": dict(self._begin_anew(meter))}
+        text = f"meter replaced: {known} before, {said} now"
+        event = Event(time.time_ns() // 1_000_000, "meter-replaced", text, meter, data)
+        if await asyncio.to_thread(self._store.save_identity, meter, said, event.pack()):
+            self._events.kept(event)
+        else:
+            self._events.emit(event.kind, text, meter, data)

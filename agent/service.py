@@ -222,7 +222,9 @@ class AgentService:
             )
             for plan, line, report in zip(self._plan.lines, self._polling.statuses, snapshot.lines, strict=True)
         ]
-        return Status(__version__, os.getpid(), gateway.park, gateway.gateway, lines, snapshot)
+        return Status(
+            __version__, os.getpid(), gateway.park, gateway.gateway, lines, snapshot, dict(self._trust.events.counts)
+        )
 
     async def _flush(self) -> None:
         schema, packed = self._plan.schema, self._packed_schema

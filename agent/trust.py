@@ -17,6 +17,7 @@ from parkfleet.agent.guarding import Guard, Key
 from parkfleet.agent.plan import MeterPlan, Plan
 from parkfleet.agent.reading import Ask, read_scan
 from parkfleet.agent.replacement import Replacements
+from parkfleet.agent.status import boot_id
 from parkfleet.agent.truth_store import STORE_NAME, TruthStore
 from parkfleet.protocols.payload.series import Scan
 
@@ -47,7 +48,7 @@ class Trust:
         self._asks: Mapping[str, Ask] = {}
         self._guard = Guard(plan, rules, baselines, self.events, self._reread, deliver)
         newest = max((baseline.ts for baseline in baselines.values()), default=0)
-        self._gate = ClockGate(source or SystemTime(), self._guard.on_scan, self._on_clock, newest)
+        self._gate = ClockGate(source or SystemTime(), self._guard.on_scan, self._on_clock, newest, boot_id())
         self._replacements = Replacements(
             plan.lines, configuration.profiles, self.events, self._store, self._guard.begin_anew
         )
@@ -76,6 +77,7 @@ class Trust:
         while True:
             await asyncio.sleep(CLOCK_S)  # how soon a clock that was set is noticed
             self._gate.look()
+            self._gate.tell()
             if time.monotonic() - saved >= SAVE_S:
                 saved = time.monotonic()
                 await asyncio.to_thread(self._store.save_baselines, self._guard.baselines())

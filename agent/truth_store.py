@@ -93,9 +93,16 @@ class TruthStore:
         """What the meters called themselves, by meter."""
         return dict(self._do(lambda db: db.execute("SELECT meter, identity FROM identities").fetchall(), []))
 
-    def save_identity(self, meter: str, identity: str) -> None:
-        """Keeps what a meter calls itself."""
-        self._do(lambda db: db.execute("INSERT OR REPLACE INTO identities VALUES (?, ?)", (meter, identity)), None)
+    def save_identity(self, meter: str, identity: str, event: bytes = b"") -> bool:
+        """Keeps what a meter calls itself, and the event that tells of it, both or neither. False: neither."""
+
+        def save(db: sqlite3.Connection) -> bool:
+            db.execute("INSERT OR REPLACE INTO identities VALUES (?, ?)", (meter, identity))
+            if event:
+                db.execute("INSERT INTO events (packed) VALUES (?)", (event,))
+            return True
+
+        return self._do(save, False)
 
     def _do(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         with self._lock:

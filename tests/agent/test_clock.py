@@ -191,6 +191,21 @@ def test_step_of_a_running_clock_is_told() -> None:
     assert [(kind, data["step_ms"]) for kind, data in gate.events] == [("clock-stepped", 3_600_000)]
 
 
+def test_wall_clock_is_told_beside_the_time_since_boot() -> None:
+    """At first, and whenever somebody begins or ceases to keep it: readings can be put on a clock that is never set."""
+    source = FakeTime(NOW, boot=20.0)
+    gate = Gate(source)
+    gate.gate.tell()
+    gate.gate.tell()
+    source.passes(5)
+    source.ntp = True
+    gate.gate.tell()
+    assert [(kind, data["synchronised"], data["since_boot_ms"]) for kind, data in gate.events] == [
+        ("clock", False, 20_000),
+        ("clock", True, 25_000),
+    ]
+
+
 def test_system_time_answers() -> None:
     """The kernel's own clocks."""
     system = SystemTime()

@@ -161,6 +161,23 @@ def test_store_on_a_disk_that_refuses(tmp_path: Path, caplog: pytest.LogCaptureF
     assert len([record for record in caplog.records if "cannot be used" in record.message]) == 1
 
 
+async def test_events_on_a_disk_that_refuses_are_sent_all_the_same(tmp_path: Path) -> None:
+    """Kept in memory until the broker has them."""
+    sent: list[str] = []
+
+    class Connection:
+        async def publish(self, topic: str, payload: bytes) -> None:
+            sent.append(unpack_event(payload).text)
+
+    told = Events(TruthStore(tmp_path / "no folder" / "truth.db"))
+    told.emit("test", "first")
+    told.emit("test", "second")
+    await told.end()
+    delivering = asyncio.create_task(told.deliver(Connection(), "topic"))
+    await eventually(lambda: sent == ["first", "second"])
+    delivering.cancel()
+
+
 PROFILE = """\
 profile: known
 title: {en: Known}
