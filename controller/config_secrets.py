@@ -7,10 +7,10 @@ cannot be swapped. Whoever has only the database, or a backup of it, has no secr
 import os
 import secrets
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
@@ -24,7 +24,7 @@ class SecretBox:
     """Seals and opens with one key."""
 
     def __init__(self, key: bytes) -> None:
-        self._cipher = AESGCM(key)
+        self._key = key
 
     @classmethod
     def at(cls, path: Path) -> "SecretBox":
@@ -36,19 +36,32 @@ class SecretBox:
             return cls(_read(path))
 
     def seal(self, name: str, value: bytes) -> bytes:
-        """A secret encrypted."""
+        """A secret encrypted. Raises SecretError."""
         nonce = secrets.token_bytes(NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, value, name.encode())
+        return nonce + self._cipher().encrypt(nonce, value, name.encode())
 
     def open(self, name: str, box: bytes) -> bytes:
         """What was sealed under that name. Raises SecretError."""
+        cipher = self._cipher()
+        from cryptography.exceptions import InvalidTag
+
         try:
-            return self._cipher.decrypt(box[:NONCE_BYTES], box[NONCE_BYTES:], name.encode())
+            return cipher.decrypt(box[:NONCE_BYTES], box[NONCE_BYTES:], name.encode())
         except (InvalidTag, ValueError):
             raise SecretError(
                 f"secret {name!r} cannot be opened: the database is of another key. Bring back the key file that "
                 f"belongs to it, or set the secret anew"
             ) from None
+
+    def _cipher(self) -> "AESGCM":
+        """Imported where a secret is used: a controller without secrets needs no cryptography."""
+        try:
+            from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        except ModuleNotFoundError:
+            raise SecretError(
+                "secrets need the controller's own packages: pip install 'parkfleet[controller]'"
+            ) from None
+        return AESGCM(self._key)
 
 
 def _read(path: Path) -> bytes:
