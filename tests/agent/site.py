@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import yaml
@@ -51,6 +51,11 @@ class Site:
         """The agent's process; its log goes on in agent.log."""
         command = [sys.executable, "-m", "parkfleet", "agent", "run", "--config", str(self.folder / "gateway.yaml")]
         return Child("agent", command, self.folder / "agent.log")
+
+    def answers(self, more: int) -> Callable[[], bool]:
+        """Whether the meters have answered so many requests more than now."""
+        wanted = len(self.park.record) + more
+        return lambda: len(self.park.record) >= wanted
 
     def verdict(self, subscriber: Subscriber) -> Verdict:
         """Everything answered against everything delivered."""

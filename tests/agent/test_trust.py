@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from parkfleet.agent import guarding
+from parkfleet.agent.alarm import AlarmState
 from parkfleet.agent.configuration import load_configuration
 from parkfleet.agent.counter_guard import Baseline, Rule
 from parkfleet.agent.events import Events
@@ -137,16 +138,18 @@ def test_store_outlives_damage(tmp_path: Path) -> None:
     """Baselines, identities and events are there after a restart; a damaged file is moved aside."""
     path = tmp_path / "truth.db"
     store = TruthStore(path)
-    store.save_baselines({("m", "energy"): Baseline(5.5, 7)})
+    store.save({("m", "energy"): Baseline(5.5, 7)}, {("r", "m", "energy"): AlarmState("above", 7)})
     store.save_identity("m", "SN 1")
-    number = store.add_event(b"x")
+    assert store.add_events([b"x"], {("r", "m", "power"): AlarmState("below", 8)})
     again = TruthStore(path)
     assert again.baselines() == {("m", "energy"): Baseline(5.5, 7)}
     assert again.identities() == {"m": "SN 1"}
-    assert again.events() == [(number, b"x")]
+    ((number, packed),) = again.events()
+    assert packed == b"x"
+    assert again.alarms() == {("r", "m", "energy"): AlarmState("above", 7), ("r", "m", "power"): AlarmState("below", 8)}
     prefix = again.prefix()
     assert TruthStore(path).prefix() == prefix
-    again.drop_event(number)
+    again.drop_events([number])
     assert again.events() == []
     path.write_bytes(b"no database at all, but long enough to look like something" * 20)
     assert TruthStore(path).identities() == {}
@@ -157,7 +160,7 @@ def test_store_outlives_damage(tmp_path: Path) -> None:
 def test_store_on_a_disk_that_refuses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Told once; nothing is raised."""
     store = TruthStore(tmp_path / "no folder" / "truth.db")
-    assert (store.prefix(), store.add_event(b"x"), store.baselines()) == ("", 0, {})
+    assert (store.prefix(), store.add_events([b"x"], {}), store.baselines()) == ("", False, {})
     assert len([record for record in caplog.records if "cannot be used" in record.message]) == 1
 
 
