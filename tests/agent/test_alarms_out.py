@@ -6,7 +6,6 @@ import struct
 from array import array
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -15,11 +14,9 @@ import yaml
 from parkfleet.agent import pace
 from parkfleet.agent.alarm import AlarmState
 from parkfleet.agent.buffer import Buffer
-from parkfleet.agent.configuration import load_configuration
 from parkfleet.agent.control_client import connected
 from parkfleet.agent.events import Events
 from parkfleet.agent.forwarder import Forwarder
-from parkfleet.agent.service import AgentService
 from parkfleet.agent.truth_store import TruthStore
 from parkfleet.protocols.config import BrokerConfig, BufferConfig
 from parkfleet.protocols.payload.consumer import BatchDecoded, Consumer
@@ -33,11 +30,14 @@ from parkfleet.simulators.moody_broker import MoodyBroker
 from parkfleet.simulators.proxy import LinkProxy
 from parkfleet.simulators.record import AnswerRecord
 from tests.agent.conftest import SMALL
-from tests.agent.site import Site, subscribed
+from tests.agent.site import Site, running, subscribed
 from tests.agent.test_forwarder import TOPICS, batch
 from tests.eventually import eventually
 
 HIGH = {"id": "high", "kind": "limit", "points": ["voltage_l1"], "above": 100, "priority": True}
+
+#: Would send a batch an hour.
+GATEWAY = {"park": "park", "gateway": "gw", "profile": "small", "buffer": {"flush": "1h"}}
 
 
 class Dial(SimulatedMeter):
@@ -51,29 +51,6 @@ class Dial(SimulatedMeter):
         """voltage_l1 stands in the first two input registers; everything else is 0."""
         words = [*struct.unpack(">HH", struct.pack(">f", self.volts)), 0, 0]
         return array("H", words[address : address + count] if table == "input" else [0] * count)
-
-
-@contextlib.asynccontextmanager
-async def running(folder: Path, line: TcpEndpoint, broker: str, **settings: Any) -> AsyncIterator[AgentService]:
-    """An agent that reads one meter every 200 ms, and would send a batch an hour."""
-    document = {
-        "park": "park",
-        "gateway": "gw",
-        "profiles": ["profiles"],
-        "broker": {"url": broker},
-        "buffer": {"flush": "1h"},
-        "lines": [{"id": "hall", "url": line.url}],
-        "meters": [{"id": "m1", "line": "hall", "unit": 1, "profile": "small", "interval": "200ms"}],
-        **settings,
-    }
-    (folder / "gateway.yaml").write_text(yaml.safe_dump(document))
-    service, stop = AgentService(load_configuration(folder / "gateway.yaml")), asyncio.Event()
-    task = asyncio.create_task(service.run(stop))
-    try:
-        yield service
-    finally:
-        stop.set()
-        await task
 
 
 def events_in(broker: MoodyBroker) -> list[Event]:
@@ -91,7 +68,7 @@ async def test_alarm_and_its_reading_go_out_at_once(tmp_path: Path, profiles: Pa
     async with (
         MoodyBroker(lambda *_: 0) as broker,
         TcpEndpoint("hall", [dial], AnswerRecord()) as line,
-        running(tmp_path, line, broker.url, rules=[HIGH]),
+        running(tmp_path, line, {**GATEWAY, "broker": {"url": broker.url}, "rules": [HIGH]}),
     ):
         await eventually(lambda: any(topic == TOPICS.status for topic, _ in broker.taken))
         dial.volts = 101.0

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import yaml
 
 from parkfleet.agent import guarding
 from parkfleet.agent.alarm import AlarmState
-from parkfleet.agent.configuration import load_configuration
 from parkfleet.agent.counter_guard import Baseline, Rule
 from parkfleet.agent.events import Events
 from parkfleet.agent.guarding import Guard
@@ -33,6 +31,7 @@ from parkfleet.simulators.endpoint import TcpEndpoint
 from parkfleet.simulators.loads import load_of
 from parkfleet.simulators.meter import SimulatedMeter
 from parkfleet.simulators.record import AnswerRecord
+from tests.agent.site import running
 from tests.eventually import eventually
 
 COLUMNS = (Column("power", "W", "int", "gauge"), Column("energy", "kWh", "int", "counter", Factor(1, 1)))
@@ -193,26 +192,10 @@ points:
 """
 
 
-@contextlib.asynccontextmanager
-async def agent(folder: Path, line: TcpEndpoint, broker: str) -> AsyncIterator[AgentService]:
-    """A running agent that reads one meter every 200 ms."""
-    document = {
-        "park": "p",
-        "gateway": "g",
-        "profiles": ["profiles"],
-        "broker": {"url": broker},
-        "buffer": {"flush": "100ms"},
-        "lines": [{"id": "hall", "url": line.url}],
-        "meters": [{"id": "m1", "line": "hall", "unit": 1, "profile": "known", "interval": "200ms"}],
-    }
-    (folder / "gateway.yaml").write_text(yaml.safe_dump(document))
-    service, stop = AgentService(load_configuration(folder / "gateway.yaml")), asyncio.Event()
-    task = asyncio.create_task(service.run(stop))
-    try:
-        yield service
-    finally:
-        stop.set()
-        await task
+def agent(folder: Path, line: TcpEndpoint, broker: str) -> contextlib.AbstractAsyncContextManager[AgentService]:
+    """A running agent of one meter."""
+    own = {"park": "p", "gateway": "g", "profile": "known", "broker": {"url": broker}, "buffer": {"flush": "100ms"}}
+    return running(folder, line, own)
 
 
 def device(folder: Path, seed: int) -> SimulatedMeter:
