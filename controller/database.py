@@ -11,17 +11,21 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, MetaData, event, make_url, text
+from sqlalchemy import BigInteger, Connection, Integer, MetaData, event, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 #: Every table of the controller; the module of a store adds its own. migrations/ makes them.
 metadata: Final = MetaData()
+
+#: A number that grows by itself in both dialects, and in SQLite (with sqlite_autoincrement) is never given twice.
+NUMBER: Final = BigInteger().with_variant(Integer(), "sqlite")
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 #: Connections of one replica to PostgreSQL; its default server allows 100 in all.
@@ -30,6 +34,19 @@ POOL: Final = 8
 MIGRATION_LOCK: Final = 0x706B666C
 #: Another process (a backup) may hold SQLite's lock for so long. Seconds.
 BUSY_S: Final = 10.0
+#: A PostgreSQL that does not answer is taken for gone after so long: to connect, for one statement. Seconds.
+CONNECT_S: Final = 5.0
+STATEMENT_S: Final = 30.0
+
+#: What a database that is away raises.
+UNAVAILABLE: Final = (
+    SQLAlchemyError,
+    OSError,
+    TimeoutError,
+    sqlite3.Error,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+)
 
 
 class DatabaseError(Exception):
@@ -39,17 +56,30 @@ class DatabaseError(Exception):
 class Database:
     """An open database. Made by open()."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, connector: "_Connector | None") -> None:
         self._engine = engine
+        self._connector = connector
         self._writing = asyncio.Lock()
+        self.commits = 0  # transactions that wrote, since it was opened
 
     @classmethod
-    async def open(cls, url: str) -> Self:
-        """Opens sqlite:///PATH or postgresql://USER@HOST/NAME, and brings its schema forward. Raises DatabaseError."""
+    async def open(cls, url: str, password: str | None = None) -> Self:
+        """Opens sqlite:///PATH or postgresql://USER@HOST/NAME, and brings its schema forward. Raises DatabaseError.
+
+        PostgreSQL's URL may say whatever libpq's may (sslmode, sslrootcert, several hosts); its password comes from
+        here, PGPASSWORD, PGPASSFILE or ~/.pgpass.
+        """
         target = _target(url)
-        engine = create_async_engine(target, **({} if target.drivername.startswith("sqlite") else {"pool_size": POOL}))
-        if engine.dialect.name == "sqlite":
+        connector = None
+        if target.drivername.startswith("sqlite"):
+            engine = create_async_engine(target)
             _prepare_sqlite(engine)
+        else:
+            connector = _Connector(url, password)
+            # pre_ping: connections that died with a restarted server are found when they are taken, not used.
+            engine = create_async_engine(
+                "postgresql+asyncpg://", async_creator=connector.connect, pool_size=POOL, pool_pre_ping=True
+            )
         try:
             async with engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
@@ -57,19 +87,30 @@ class Database:
         except DatabaseError:
             await engine.dispose()
             raise
-        except (SQLAlchemyError, OSError, sqlite3.Error) as error:
+        except (*UNAVAILABLE, ValueError) as error:
             await engine.dispose()
             raise DatabaseError(f"cannot use the database {shown(url)}: {_cause(error)}") from None
-        return cls(engine)
+        return cls(engine, connector)
 
     @property
     def dialect(self) -> str:
         """sqlite or postgresql."""
         return self._engine.dialect.name
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other replicas may use it at the same time."""
+        return self._connector is not None
+
     async def close(self) -> None:
         """Closes its connections."""
         await self._engine.dispose()
+
+    async def connect_apart(self) -> Any:
+        """A connection of asyncpg outside the pool, for LISTEN; the caller's to close. Raises one of UNAVAILABLE."""
+        if self._connector is None:
+            raise DatabaseError("only PostgreSQL tells its clients of changes")
+        return await self._connector.connect()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
@@ -78,16 +119,41 @@ class Database:
             yield connection
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction: committed when the block ends, undone when it raises."""
-        if self.dialect != "sqlite":
+    async def write(self, turn: int | None = None) -> AsyncIterator[AsyncConnection]:
+        """A transaction: committed when the block ends, undone when it raises.
+
+        turn: of all replicas' writes that name the same number one runs at a time: what they number is in the order
+        in which it is seen.
+        """
+        if not self.is_shared:
+            async with self._writing, self._engine.connect() as connection:
+                await connection.execution_options(immediate=True)
+                async with connection.begin():
+                    yield connection
+        else:
             async with self._engine.begin() as connection:
+                if turn is not None:
+                    await connection.execute(text("SELECT pg_advisory_xact_lock(:turn)"), {"turn": turn})
                 yield connection
-            return
-        async with self._writing, self._engine.connect() as connection:
-            await connection.execution_options(immediate=True)
-            async with connection.begin():
-                yield connection
+        self.commits += 1
+
+
+class _Connector:
+    """Makes connections to one PostgreSQL."""
+
+    def __init__(self, url: str, password: str | None) -> None:
+        self._url = url
+        self._password = password
+
+    async def connect(self) -> Any:
+        """An asyncpg connection."""
+        return await asyncpg.connect(
+            self._url,
+            password=self._password,
+            timeout=CONNECT_S,
+            command_timeout=STATEMENT_S,
+            server_settings={"application_name": "parkfleet"},
+        )
 
 
 def upsert(connection: AsyncConnection, table: Any) -> Any:
@@ -167,4 +233,5 @@ async def _bring_forward(engine: AsyncEngine) -> None:
 
 def _cause(error: BaseException) -> str:
     """The driver's own words."""
-    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+    words = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return words[0] if words else type(error).__name__
