@@ -98,7 +98,9 @@ class Head(NamedTuple):
         """NUMBER:HASH. Raises ValueError with a sentence for the user."""
         number, _, digest = text.strip().partition(":")
         if not (number.isascii() and number.isdigit() and len(digest) == 64 and set(digest) <= set("0123456789abcdef")):
-            raise ValueError(f"expected NUMBER:HASH as `parkfleet fleet audit head` prints it, got {text.strip()[:80]!r}")
+            raise ValueError(
+                f"expected NUMBER:HASH as `parkfleet fleet audit head` prints it, got {text.strip()[:80]!r}"
+            )
         return cls(int(number), digest)
 
 

@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from sqlalchemy import BigInteger, Column, Row, Table, Text, and_, exists, insert, select, text
+from sqlalchemy import BigInteger, Column, Row, Table, Text, and_, exists, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from parkfleet.controller.audit_chain import AuditEntry, AuditFact, AuditResult, Head, append
 from parkfleet.controller.database import Database, metadata
 
-#: Replicas write one after the other: pg_advisory_xact_lock of this number.
-AUDIT_LOCK: Final = 0x706B6661
+#: Replicas write one after the other: the turn of this number.
+AUDIT_TURN: Final = 0x706B6661
 #: Entries of one page: fifty of the longest (nine texts of 500 characters) stay below the bound of a message.
 MAX_PAGE: Final = 50
 
@@ -58,16 +58,10 @@ class AuditLog:
 
     async def append(self, fact: AuditFact) -> AuditEntry:
         """Tells of a fact, on the disk when it returns."""
-        async with self._database.write() as connection:
-            return await self.append_in(connection, fact)
-
-    async def append_in(self, connection: AsyncConnection, fact: AuditFact) -> AuditEntry:
-        """The same within a write of the caller's: kept or undone with it."""
-        if self._database.dialect == "postgresql":
-            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": AUDIT_LOCK})
-        entry = append(await _head(connection), fact, int(self._clock() * 1000))
-        await connection.execute(insert(ENTRIES).values(**_row(entry)))
-        return entry
+        async with self._database.write(turn=AUDIT_TURN) as connection:
+            entry = append(await _head(connection), fact, int(self._clock() * 1000))
+            await connection.execute(insert(ENTRIES).values(**_row(entry)))
+            return entry
 
     async def head(self) -> Head:
         """The end of the log."""

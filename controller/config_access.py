@@ -1,4 +1,4 @@
-"""Config access: what the fleet's configuration means for who may do what: where parks belong, what a change touches."""
+"""Config access: the fleet's configuration and who may do what: where parks belong, what a change touches."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ class ConfigBelonging:
 
     def region_of(self, park: str) -> str | None:
         """By the park's layer."""
-        return region_in(self._fleet.head(LayerName(Kind.PARK, park)))
+        return region_in(self._fleet.held(LayerName(Kind.PARK, park)))
 
     def parks_of_region(self, region: str) -> set[str]:
         """By the parks' layers."""

@@ -76,7 +76,7 @@ class ConfigService(FleetConfigurationServicer):
         except ValueError as error:
             await _refuse(context, str(error))
         proposal = self._fleet.propose(layer, tree, document, request.base if request.HasField("base") else None)
-        permit(proposal, self._fleet.head(layer), request.dry_run)
+        permit(proposal, self._fleet.held(layer), request.dry_run)
         yield pb.ChangeEvent(layer=pb.LayerDiff(changes=changes_message(proposal.changes)))
         async for event in self._told(proposal):
             yield event
@@ -242,7 +242,7 @@ class ConfigService(FleetConfigurationServicer):
             await _refuse(context, str(error))
 
     async def _signed(self, given: str, reason: str, dry_run: bool, context: Context) -> tuple[str, str]:
-        """Author and reason of a change; both are needed, and bounded. given: the author's name where nobody signs in."""
+        """Author and reason of a change; both are needed, and bounded. given: the author where nobody signs in."""
         author, reason = (caller().principal.signature or given).strip(), reason.strip()
         if not dry_run and not (author and reason):
             await _refuse(context, "a change has an author and a reason: add --reason WHY")

@@ -76,7 +76,9 @@ class OpenGate:
 class Gate:
     """The gate of a controller with people."""
 
-    def __init__(self, credentials: "Credentials", audit: "AuditLog", refusals: "Refusals", belonging: Belonging) -> None:
+    def __init__(
+        self, credentials: "Credentials", audit: "AuditLog", refusals: "Refusals", belonging: Belonging
+    ) -> None:
         self._credentials = credentials
         self._audit = audit
         self._refusals = refusals

@@ -6,6 +6,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import unquote
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
 
 from parkfleet.controller.caller import DeniedError, enter
@@ -13,6 +14,7 @@ from parkfleet.controller.demands import AGENT_SERVICES
 from parkfleet.controller.gate import Deed, Gatekeeper, UnknownCallerError
 
 Context: TypeAlias = aio.ServicerContext[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 
 #: Who has lost their rights while a stream runs gets nothing more after so long. Seconds.
 RECHECK_S: Final = 5.0
@@ -29,36 +31,33 @@ class Guard(aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> Handler:
         """The handler of a call, behind the gate."""
         handler = await continuation(handler_call_details)
         method = str(handler_call_details.method).lstrip("/")
         if handler is None or method.partition("/")[0] in AGENT_SERVICES:
             return handler  # None: the server answers that there is no such method
-        coders = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
-        if handler.request_streaming:
-            # Nothing is known of the request before it is read: the table sees None.
-            inner: Any = handler.stream_stream if handler.response_streaming else handler.stream_unary
-        else:
-            inner = handler.unary_stream if handler.response_streaming else handler.unary_unary
-        if handler.response_streaming:
-            make: Any = grpc.stream_stream_rpc_method_handler if handler.request_streaming else None
-            make = make or grpc.unary_stream_rpc_method_handler
-            return make(self._many(method, inner, handler.request_streaming), **coders)  # type: ignore[no-any-return]
-        make = grpc.stream_unary_rpc_method_handler if handler.request_streaming else None
-        make = make or grpc.unary_unary_rpc_method_handler
-        return make(self._one(method, inner, handler.request_streaming), **coders)  # type: ignore[no-any-return]
+        parse, pack = handler.request_deserializer, handler.response_serializer
+        match handler.request_streaming, handler.response_streaming:
+            case False, False:
+                one = self._one(method, handler.unary_unary, parse)
+                return grpc.unary_unary_rpc_method_handler(one, None, pack)
+            case False, True:
+                many = self._many(method, handler.unary_stream, parse)
+                return grpc.unary_stream_rpc_method_handler(many, None, pack)
+            case True, True:
+                many = self._many(method, handler.stream_stream, None)
+                return grpc.stream_stream_rpc_method_handler(many, parse, pack)
+        return None  # no service has a method of that shape
 
-    def _one(self, method: str, inner: Any, streaming: bool) -> Any:
+    def _one(self, method: str, inner: Any, parse: Any) -> Any:
         """A call with one answer."""
 
-        async def guarded(request: Any, context: Context) -> Any:
-            deed = await self._admitted(method, None if streaming else request, context)
+        async def guarded(body: bytes, context: Context) -> Any:
+            request = await _parsed(parse, body, context)
+            deed = await self._admitted(method, request, context)
             try:
                 async with self._gate.doing(deed, lambda error: _told(error, context)):
                     deed.answer = await inner(request, context)
@@ -68,11 +67,12 @@ class Guard(aio.ServerInterceptor):
 
         return guarded
 
-    def _many(self, method: str, inner: Any, streaming: bool) -> Any:
-        """A call with a stream of answers."""
+    def _many(self, method: str, inner: Any, parse: Any) -> Any:
+        """A call with a stream of answers; of requests too, where there is no parse: the table sees none of them."""
 
-        async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
-            deed = await self._admitted(method, None if streaming else request, context)
+        async def guarded(body: Any, context: Context) -> AsyncIterator[Any]:
+            request = body if parse is None else await _parsed(parse, body, context)
+            deed = await self._admitted(method, None if parse is None else request, context)
             checked = self._clock()
             try:
                 async with self._gate.doing(deed, lambda error: _told(error, context)):
@@ -96,6 +96,15 @@ class Guard(aio.ServerInterceptor):
         return deed
 
 
+async def _parsed(parse: Callable[[bytes], Any] | None, body: bytes, context: Context) -> Any:
+    """A request; parsed by us, for gRPC writes a page of log for each that is none, whoever sent it."""
+    try:
+        return body if parse is None else parse(body)
+    except DecodeError:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a message that is not of this protocol")
+        raise AssertionError("abort() raises") from None
+
+
 def peer_address(peer: str) -> str:
     """The address in what gRPC calls a peer: ipv4:10.0.0.5:4711, ipv6:%5B::1%5D:4711, unix:…; without the port."""
     kind, _, rest = unquote(peer).partition(":")
@@ -116,7 +125,7 @@ def _token(context: Context) -> str:
 def _told(error: BaseException, context: Context) -> str:
     """What went wrong, in words; of a refusal by the service, its own."""
     if isinstance(error, aio.AbortError):
-        return context.details() or "refused"  # type: ignore[attr-defined, no-any-return]
+        return context.details() or "refused"
     return f"{type(error).__name__}: the controller's log says more" if isinstance(error, Exception) else "broken off"
 
 

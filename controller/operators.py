@@ -34,9 +34,7 @@ class Operators:
         self.tries = Tries(database, clock)
         self.audit = AuditLog(database, clock)
         self.refusals = Refusals(self.audit)
-        self.sign_in = SignIn(
-            self.people, self.credentials, self.passwords, self.tries, self.audit, self.refusals
-        )
+        self.sign_in = SignIn(self.people, self.credentials, self.passwords, self.tries, self.audit, self.refusals)
         self.management = Management(self.people, self.credentials, self.passwords, self.tries)
         self.gate = Gate(self.credentials, self.audit, self.refusals, belonging)
 

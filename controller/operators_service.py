@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from functools import wraps
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import grpc
 from grpc import aio
@@ -23,12 +23,11 @@ Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 Method: TypeAlias = Callable[[Any, Request, Context], Awaitable[Answer]]
 
-_STATUS = {
+_STATUS: Final[dict[type[Exception], grpc.StatusCode]] = {
     SignInError: grpc.StatusCode.UNAUTHENTICATED,
     TooManyTriesError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     BusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     PeopleError: grpc.StatusCode.FAILED_PRECONDITION,
-    ValueError: grpc.StatusCode.INVALID_ARGUMENT,
 }
 
 
@@ -39,9 +38,8 @@ def answered(method: Method[Request, Answer]) -> Method[Request, Answer]:
     async def called(self: Any, request: Request, context: Context) -> Answer:
         try:
             return await method(self, request, context)
-        except tuple(_STATUS) as error:
-            code = next(code for kind, code in _STATUS.items() if isinstance(error, kind))
-            await context.abort(code, str(error))
+        except (SignInError, TooManyTriesError, BusyError, PeopleError, ValueError) as error:
+            await context.abort(_STATUS.get(type(error), grpc.StatusCode.INVALID_ARGUMENT), str(error))
             raise AssertionError("abort() raises") from None
 
     return called
@@ -59,8 +57,8 @@ class OperatorsService(OperatorsServicer):
     async def SignIn(self, request: pb.SignInRequest, context: Context) -> pb.SignInResponse:
         """A session for a name and a password."""
         done = await self._sign_in.sign_in(request.user, request.password, caller().peer)
-        identity = identity_message(done.principal, done.session.expires_ms)
-        return pb.SignInResponse(token=done.session.token, identity=identity)
+        person = person_message(done.principal, done.session.expires_ms)
+        return pb.SignInResponse(token=done.session.token, person=person)
 
     @answered
     async def SignOut(self, request: pb.SignOutRequest, context: Context) -> pb.SignOutResponse:
@@ -71,10 +69,10 @@ class OperatorsService(OperatorsServicer):
         return pb.SignOutResponse()
 
     @answered
-    async def WhoAmI(self, request: pb.WhoAmIRequest, context: Context) -> pb.Identity:
+    async def WhoAmI(self, request: pb.WhoAmIRequest, context: Context) -> pb.Person:
         """Who the call is from, and what they may."""
         principal = caller().principal
-        return identity_message(principal, await self._credentials.expiry_of(principal))
+        return person_message(principal, await self._credentials.expiry_of(principal))
 
     @answered
     async def ListUsers(self, request: pb.ListUsersRequest, context: Context) -> pb.ListUsersResponse:
@@ -106,9 +104,7 @@ class OperatorsService(OperatorsServicer):
         return pb.SetPasswordResponse(password=made)
 
     @answered
-    async def CreateApiToken(
-        self, request: pb.CreateApiTokenRequest, context: Context
-    ) -> pb.CreateApiTokenResponse:
+    async def CreateApiToken(self, request: pb.CreateApiTokenRequest, context: Context) -> pb.CreateApiTokenResponse:
         """A token of the caller's."""
         grants = list(map(Grant.parse, request.grants))
         issued = await self._management.create_token(caller(), request.name, grants, request.life_ms / 1000)
@@ -128,9 +124,9 @@ class OperatorsService(OperatorsServicer):
         return token_message(await self._management.revoke_token(caller(), request.token))
 
 
-def identity_message(principal: Principal, expires_ms: int) -> pb.Identity:
+def person_message(principal: Principal, expires_ms: int) -> pb.Person:
     """Somebody, as they are told."""
-    return pb.Identity(
+    return pb.Person(
         user=principal.user,
         via=principal.via.value,
         grants=map(str, principal.grants),
@@ -142,9 +138,7 @@ def identity_message(principal: Principal, expires_ms: int) -> pb.Identity:
 
 def user_message(user: User) -> pb.User:
     """A user without the password's hash."""
-    return pb.User(
-        name=user.name, enabled=user.enabled, grants=map(str, user.grants), created_ms=user.created_ms
-    )
+    return pb.User(name=user.name, enabled=user.enabled, grants=map(str, user.grants), created_ms=user.created_ms)
 
 
 def token_message(token: ApiToken) -> pb.ApiToken:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
 
-#: NIST SP 800-63B asks for 8 at least where a second factor is used, and 15 without; tries are bounded here. Characters.
+#: NIST SP 800-63B asks for 8, or for 15 where there is no second factor; tries.py bounds guessing. Characters.
 LEAST_CHARACTERS: Final = 12
 #: Longer ones are hashed all the same, so a bound keeps a hostile one from costing. Bytes.
 MOST_BYTES: Final = 1024

@@ -6,19 +6,18 @@ enabled user who is admin of the whole fleet, once there was one.
 
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import BigInteger, Boolean, Column, Table, Text, delete, insert, select, text, update
+from sqlalchemy import BigInteger, Boolean, Column, Row, Table, Text, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from parkfleet.controller.access import FLEET, Grant, Role, Scope
 from parkfleet.controller.database import Database, metadata, upsert
 
-#: Changes of people go one after the other over all replicas: pg_advisory_xact_lock of this number.
-PEOPLE_LOCK: Final = 0x706B6670
+#: Changes of people go one after the other over all replicas: the turn of this number.
+PEOPLE_TURN: Final = 0x706B6670
 #: Grants of one user, and users; a list of them all stays small.
 MAX_GRANTS: Final = 100
 MAX_USERS: Final = 2000
@@ -84,13 +83,13 @@ class People:
             grants: dict[str, list[Grant]] = {}
             for row in await connection.execute(select(GRANTS)):
                 grants.setdefault(row.user_name, []).append(Grant(Role.parse(row.role), Scope.parse(row.scope)))
-        return [User(*row, tuple(sorted(grants.get(row.name, ())))) for row in rows]
+        return [_made(row, tuple(sorted(grants.get(row.name, ())))) for row in rows]
 
     async def add(self, name: str, password: str, grants: Iterable[Grant]) -> User:
         """A new user. Raises PeopleError."""
         if not _NAME.fullmatch(name):
             raise PeopleError("a user's name is 1 to 64 small letters, digits, '_', '.', '@' or '-'")
-        async with self._writing() as connection:
+        async with self._database.write(turn=PEOPLE_TURN) as connection:
             if await _user(connection, name) is not None:
                 raise PeopleError(f"there is a user {name} already: see `parkfleet fleet user list`")
             if len((await connection.execute(select(USERS.c.name))).all()) >= MAX_USERS:
@@ -99,14 +98,14 @@ class People:
 
     async def add_first(self, name: str, password: str) -> User | None:
         """The first user, admin of the whole fleet; None when there is a user already."""
-        async with self._writing() as connection:
+        async with self._database.write(turn=PEOPLE_TURN) as connection:
             if (await connection.execute(select(USERS.c.name).limit(1))).first() is not None:
                 return None
             return await self._insert(connection, name, password, [Grant(Role.ADMIN, FLEET)])
 
     async def grant(self, name: str, grant: Grant) -> None:
         """Gives a grant; given already, it stays. Raises PeopleError."""
-        async with self._writing() as connection:
+        async with self._database.write(turn=PEOPLE_TURN) as connection:
             user = await _need(connection, name)
             if len(user.grants) >= MAX_GRANTS:
                 raise PeopleError(f"{name} has {MAX_GRANTS} grants already, the limit: grant a region instead of parks")
@@ -114,24 +113,25 @@ class People:
 
     async def revoke(self, name: str, grant: Grant) -> None:
         """Takes a grant away. Raises PeopleError."""
-        async with self._writing() as connection:
+        async with self._database.write(turn=PEOPLE_TURN) as connection:
             user = await _need(connection, name)
             if grant not in user.grants:
-                raise PeopleError(f"{name} has no grant {grant}; granted is {' '.join(map(str, user.grants)) or 'none'}")
+                held = " ".join(map(str, user.grants)) or "nothing"
+                raise PeopleError(f"{name} has no grant {grant}; granted is {held}")
             mine = (GRANTS.c.user_name == name, GRANTS.c.role == grant.role.word, GRANTS.c.scope == str(grant.scope))
             await connection.execute(delete(GRANTS).where(*mine))
             await _need_an_admin(connection)
 
     async def enable(self, name: str, enabled: bool) -> None:
         """Lets a user sign in, or no longer. Raises PeopleError."""
-        async with self._writing() as connection:
+        async with self._database.write(turn=PEOPLE_TURN) as connection:
             await _need(connection, name)
             await connection.execute(update(USERS).where(USERS.c.name == name).values(enabled=enabled))
             await _need_an_admin(connection)
 
     async def set_password(self, name: str, password: str) -> None:
         """Another password (its hash). Raises PeopleError."""
-        async with self._writing() as connection:
+        async with self._database.write(turn=PEOPLE_TURN) as connection:
             await _need(connection, name)
             await connection.execute(update(USERS).where(USERS.c.name == name).values(password=password))
 
@@ -142,14 +142,6 @@ class People:
             await _grant(connection, name, grant)
         return await _need(connection, name)
 
-    @asynccontextmanager
-    async def _writing(self) -> AsyncIterator[AsyncConnection]:
-        """A write that no other change of people runs beside, at any replica."""
-        async with self._database.write() as connection:
-            if self._database.dialect == "postgresql":
-                await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": PEOPLE_LOCK})
-            yield connection
-
 
 async def grants_of(connection: AsyncConnection, name: str) -> tuple[Grant, ...]:
     """The grants of a user, in order."""
@@ -159,7 +151,11 @@ async def grants_of(connection: AsyncConnection, name: str) -> tuple[Grant, ...]
 
 async def _user(connection: AsyncConnection, name: str) -> User | None:
     row = (await connection.execute(select(USERS).where(USERS.c.name == name))).first()
-    return User(*row, await grants_of(connection, name)) if row else None
+    return _made(row, await grants_of(connection, name)) if row else None
+
+
+def _made(row: Row[Any], grants: tuple[Grant, ...]) -> User:
+    return User(row.name, row.password, row.enabled, row.created_ms, grants)
 
 
 async def _need(connection: AsyncConnection, name: str) -> User:
@@ -179,4 +175,4 @@ async def _need_an_admin(connection: AsyncConnection) -> None:
     left = select(USERS.c.name).join(GRANTS, GRANTS.c.user_name == USERS.c.name)
     left = left.where(USERS.c.enabled, GRANTS.c.role == Role.ADMIN.word, GRANTS.c.scope == str(FLEET)).limit(1)
     if (await connection.execute(left)).first() is None:
-        raise PeopleError("nobody would be left who is admin of the whole fleet: grant admin@fleet to another user first")
+        raise PeopleError("nobody would be left who is admin of the whole fleet: first grant admin@fleet to another")

@@ -4,21 +4,28 @@ import asyncio
 from collections.abc import Callable
 from ipaddress import ip_address
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from grpc import aio
 
+from parkfleet.controller.caller import Nowhere
+from parkfleet.controller.config_access import ConfigBelonging
 from parkfleet.controller.config_delivery import ConfigDelivery
 from parkfleet.controller.config_fleet import ConfigFleet
 from parkfleet.controller.config_service import ConfigService
 from parkfleet.controller.fleet import MAX_WATCHERS, FleetState, read_clock
 from parkfleet.controller.fleet_service import FleetService
+from parkfleet.controller.gate import Gatekeeper, OpenGate
+from parkfleet.controller.guard import Guard
 from parkfleet.controller.registry import MAX_GATEWAYS, Moment
 from parkfleet.controller.sessions import AgentSessions
 from parkfleet.proto import limits
 from parkfleet.proto.config_pb2_grpc import add_FleetConfigurationServicer_to_server
 from parkfleet.proto.fleet_pb2_grpc import add_FleetServicer_to_server
 from parkfleet.proto.session_pb2_grpc import add_AgentSessionServicer_to_server
+
+if TYPE_CHECKING:  # a controller that keeps nothing needs no database
+    from parkfleet.controller.operators import Operators
 
 #: After the goodbyes: for calls that are being answered. Seconds.
 STOP_GRACE_S: Final = 2.0
@@ -52,6 +59,7 @@ class ControllerServer:
         heartbeat_interval: float = 10.0,
         clock: Callable[[], Moment] = read_clock,
         config: ConfigFleet | None = None,
+        operators: "Operators | None" = None,
     ) -> None:
         low, high = limits.HEARTBEAT_S
         if not low <= heartbeat_interval <= high:
@@ -60,11 +68,13 @@ class ControllerServer:
         self.port = 0
         self.fleet = FleetState(heartbeat_interval, clock)
         self._config = config
+        self._operators = operators
         self._asked = address
         self._server: aio.Server | None = None
         self._tasks = asyncio.TaskGroup()
         self._ticker: asyncio.Task[None] | None = None
         self._deliverer: asyncio.Task[None] | None = None
+        self._counter: asyncio.Task[None] | None = None
 
     @property
     def address(self) -> str:
@@ -72,11 +82,15 @@ class ControllerServer:
         return f"{self.host}:{self.port}"
 
     async def __aenter__(self) -> Self:
-        self._server = aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_GATEWAYS + MAX_WATCHERS)
+        self._server = aio.server(
+            options=_OPTIONS, maximum_concurrent_rpcs=MAX_GATEWAYS + MAX_WATCHERS, interceptors=[Guard(self._gate())]
+        )
         delivery = None
         if self._config is not None:
             delivery = ConfigDelivery(self._config, lambda: self.fleet.now().wall_ms)
             add_FleetConfigurationServicer_to_server(ConfigService(self._config), self._server)
+        if self._operators is not None:
+            add_operators(self._operators, self._server)
         add_AgentSessionServicer_to_server(AgentSessions(self.fleet, delivery), self._server)
         add_FleetServicer_to_server(FleetService(self.fleet, delivery), self._server)
         try:
@@ -88,6 +102,8 @@ class ControllerServer:
         await self._server.start()
         await self._tasks.__aenter__()
         self._ticker = self._tasks.create_task(self._tick(), name="controller tick")
+        if self._operators is not None:
+            self._counter = self._tasks.create_task(self._operators.run(), name="refused attempts")
         if delivery is not None:
             self._deliverer = self._tasks.create_task(delivery.run(), name="configuration delivery")
         return self
@@ -99,18 +115,35 @@ class ControllerServer:
         self.fleet.end_all("the controller is stopping")
         await self._server.stop(STOP_GRACE_S)
         self._ticker.cancel()
-        if self._deliverer is not None:
-            self._deliverer.cancel()
+        for task in (self._deliverer, self._counter):
+            if task is not None:
+                task.cancel()
         # A cancellation may be the group's own, after a failed task: it must see it. Other errors go on unwrapped.
         if kind is not asyncio.CancelledError:
             kind = error = traceback = None
         await self._tasks.__aexit__(kind, error, traceback)
+
+    def _gate(self) -> Gatekeeper:
+        """Before operators' calls: a controller without people asks nobody who they are."""
+        if self._operators is not None:
+            return self._operators.gate
+        return OpenGate(Nowhere() if self._config is None else ConfigBelonging(self._config))
 
     async def _tick(self) -> None:
         """Looks for silent gateways, four times an interval and at least once a second."""
         while True:
             await asyncio.sleep(min(self.fleet.interval_s / 4, 1.0))
             self.fleet.tick()
+
+
+def add_operators(operators: "Operators", server: aio.Server) -> None:
+    """The services of people, tokens and audit."""
+    from parkfleet.controller.audit_service import AuditService
+    from parkfleet.controller.operators_service import OperatorsService
+    from parkfleet.proto.operators_pb2_grpc import add_AuditServicer_to_server, add_OperatorsServicer_to_server
+
+    add_OperatorsServicer_to_server(OperatorsService(operators), server)
+    add_AuditServicer_to_server(AuditService(operators.audit), server)
 
 
 def split_address(address: str) -> tuple[str, int]:

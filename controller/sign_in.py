@@ -1,4 +1,4 @@
-"""SignIn: a name and a password traded for a session. Whatever is wrong, the words and the time it takes are the same."""
+"""SignIn: a name and a password traded for a session. Whatever is wrong, the words and the time they take are alike."""
 
 from dataclasses import replace
 from typing import Final, NamedTuple
