@@ -1,6 +1,5 @@
 """A controller with people, in this process: real gRPC, a real database, and whoever a test needs to call."""
 
-import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,10 +15,10 @@ from parkfleet.controller.config_access import ConfigBelonging
 from parkfleet.controller.config_fleet import ConfigFleet
 from parkfleet.controller.config_layers import LayerName, read_layer
 from parkfleet.controller.config_secrets import SecretBox
-from parkfleet.controller.config_store import ConfigStore
 from parkfleet.controller.database import Database
 from parkfleet.controller.operators import Operators
 from parkfleet.controller.server import ControllerServer
+from parkfleet.controller.storage import Storage
 from parkfleet.proto import config_pb2, fleet_pb2, operators_pb2
 from parkfleet.proto.config_pb2_grpc import FleetConfigurationStub
 from parkfleet.proto.fleet_pb2_grpc import FleetStub
@@ -91,19 +90,18 @@ class World:
 async def world(database_at: DatabaseAt) -> AsyncIterator[World]:
     """A controller with the layers above and nobody in it."""
     database = await database_at.open()
-    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    config = ConfigFleet(ConfigStore(connection, SecretBox(b"k" * 32)))
+    storage = await Storage.load(database, SecretBox(b"k" * 32))
+    config = storage.config
     for layer, text in LAYERS.items():
         name, document = LayerName.parse(layer), Document("x.yaml", text)
-        config.store_proposal(config.propose(name, read_layer(name, document), document), "founder", "begin")
+        await config.store_proposal(config.propose(name, read_layer(name, document), document), "founder", "begin")
     now = [1_790_000_000.0]
     operators = Operators(database, ConfigBelonging(config), lambda: now[0])
     try:
-        async with ControllerServer("127.0.0.1:0", 10.0, config=config, operators=operators) as server:
+        async with ControllerServer("127.0.0.1:0", 10.0, storage=storage, operators=operators) as server:
             yield World(server, operators, database, config, now)
     finally:
         await database.close()
-        connection.close()
 
 
 def change(layer: str, key: str, value: str, dry_run: bool = False) -> config_pb2.ChangeLayerRequest:
