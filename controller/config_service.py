@@ -59,7 +59,7 @@ class ConfigService(FleetConfigurationServicer):
     async def GetLayer(self, request: pb.GetLayerRequest, context: Context) -> pb.Layer:
         """A layer, now or at a moment."""
         layer = await self._layer(request.layer, context)
-        found = self._fleet.lookup(moment_of(request.moment))(layer)
+        found = await self._fleet.head(layer, moment_of(request.moment))
         info = revision_info(found) if found else pb.RevisionInfo(layer=str(layer))
         return pb.Layer(info=info, document=layer_text(found.tree) if found else "")
 
@@ -68,7 +68,7 @@ class ConfigService(FleetConfigurationServicer):
         layer = await self._layer(request.layer, context)
         author, reason = await self._signed(request.author, request.reason, request.dry_run, context)
         try:
-            document = self._draft(layer, request)
+            document = await self._draft(layer, request)
             tree = read_layer(layer, document)
         except DocumentError as error:
             for problem in error.problems[:MAX_PROBLEMS]:
@@ -87,7 +87,7 @@ class ConfigService(FleetConfigurationServicer):
         """The revisions of a layer with what each changed, the newest first."""
         layer = await self._layer(request.layer, context)
         limit = min(request.limit or HISTORY[0], HISTORY[1])
-        found = self._fleet.store.history(layer, limit + 1)
+        found = await self._fleet.store.history(layer, limit + 1)
         before: list[Tree] = [*(older.tree for older in found[1:]), {}]
         entries = [
             pb.HistoryEntry(
@@ -101,9 +101,9 @@ class ConfigService(FleetConfigurationServicer):
         """What changed in a layer between two revisions."""
         layer = await self._layer(request.layer, context)
         store = self._fleet.store
-        after = store.head(layer, Moment(number=request.after) if request.after else None)
+        after = await store.head(layer, Moment(number=request.after) if request.after else None)
         number = request.before or (after.number - 1 if after else 0)
-        before = store.head(layer, Moment(number=number)) if after else None
+        before = await store.head(layer, Moment(number=number)) if after else None
         if after is None:
             await _refuse(context, f"{layer} has no revision yet: `parkfleet fleet config edit {layer}`")
         nothing = pb.RevisionInfo(layer=str(layer))
@@ -116,7 +116,7 @@ class ConfigService(FleetConfigurationServicer):
     async def GetEffective(self, request: pb.GetEffectiveRequest, context: Context) -> pb.EffectiveConfiguration:
         """What a gateway should run and what it had reported, now or at a moment."""
         key, moment = GatewayKey(request.park, request.gateway), moment_of(request.moment)
-        desired = self._fleet.desired(key, moment)
+        desired = await self._fleet.desired_at(key, moment)
         answer = pb.EffectiveConfiguration(managed=desired is not None)
         if desired is not None:
             answer.revision, answer.hash = desired.revision, desired.hash()
@@ -127,8 +127,8 @@ class ConfigService(FleetConfigurationServicer):
             answer.problems.extend(problem_message(one, warning=True) for one in verdict.warnings[:MAX_PROBLEMS])
         at_ms = None if moment is None else moment.at_ms
         if moment is not None and moment.number is not None:
-            at_ms = self._fleet.store.at_of(moment.number)
-        report = self._fleet.store.report(key, at_ms)
+            at_ms = await self._fleet.store.at_of(moment.number)
+        report = await self._fleet.store.report(key, at_ms)
         if report is not None:
             words = (report.at_ms, report.revision, report.hash, report.state, report.reason)
             at, revision, name, state, reason = words
@@ -145,7 +145,7 @@ class ConfigService(FleetConfigurationServicer):
             default = model_default(path)
         except ValueError as error:
             await _refuse(context, str(error))
-        desired = self._fleet.desired(key, moment_of(request.moment))
+        desired = await self._fleet.desired_at(key, moment_of(request.moment))
         if desired is None:
             await _refuse(context, f"{key} is not managed: it has no layer gateway/{key}", grpc.StatusCode.NOT_FOUND)
         sayings = [pb.Saying(info=revision_info(one), value=json_text(value)) for one, value in says(desired, path)]
@@ -176,21 +176,21 @@ class ConfigService(FleetConfigurationServicer):
         if request.remove and request.name not in self._fleet.secrets:
             await _refuse(context, f"there is no secret {request.name!r}", grpc.StatusCode.NOT_FOUND)
         value = None if request.remove else request.value
-        return secret_info(self._fleet.set_secret(request.name, value, author, reason))
+        return secret_info(await self._fleet.set_secret(request.name, value, author, reason))
 
     async def ListSecrets(self, request: pb.ListSecretsRequest, context: Context) -> pb.ListSecretsResponse:
         """Names and last changes."""
         return pb.ListSecretsResponse(secrets=map(secret_info, self._fleet.secrets.values()))
 
-    def _draft(self, layer: LayerName, request: pb.ChangeLayerRequest) -> Document:
+    async def _draft(self, layer: LayerName, request: pb.ChangeLayerRequest) -> Document:
         """The layer as the request wants it. Raises DocumentError, ValueError."""
         kind = request.WhichOneof("change")
         if kind == "document":
             return Document(request.file or str(layer), request.document)
-        head = self._fleet.head(layer)
+        head = await self._fleet.head(layer)
         tree = head.tree if head else {}
         if kind == "rollback":
-            past = self._fleet.store.revision(request.rollback)
+            past = await self._fleet.store.revision(request.rollback)
             if past is None or past.layer != layer:
                 raise ValueError(f"{layer} has no revision {request.rollback}: see `fleet config history {layer}`")
             tree = past.tree
@@ -231,7 +231,7 @@ class ConfigService(FleetConfigurationServicer):
         result = pb.ChangeResult(gateways=len(proposal.touched), problems=len(proposal.problems))
         if not proposal.problems and proposal.changes and not dry_run:
             try:
-                result.stored.CopyFrom(revision_info(self._fleet.store_proposal(proposal, author, reason)))
+                result.stored.CopyFrom(revision_info(await self._fleet.store_proposal(proposal, author, reason)))
             except ConflictError as error:
                 await _refuse(context, str(error), grpc.StatusCode.ABORTED)
         return pb.ChangeEvent(result=result)

@@ -1,18 +1,20 @@
 """FleetService: what operators ask: list the gateways, watch them."""
 
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import grpc
 from grpc import aio
 
 from parkfleet.controller.checks import RefusedError
-from parkfleet.controller.config_delivery import ConfigDelivery
 from parkfleet.controller.config_drift import Drift, DriftState
 from parkfleet.controller.fleet import FleetState
 from parkfleet.controller.registry import Gateway, GatewayKey, State
 from parkfleet.proto import fleet_pb2
 from parkfleet.proto.fleet_pb2_grpc import FleetServicer
+
+if TYPE_CHECKING:
+    from parkfleet.controller.config_delivery import ConfigDelivery  # with the controller's own packages only
 
 #: A page ends with the gateway that passes this: with one gateway more at most (256 KiB of heartbeat) it stays
 #: below the bound of a message. Bytes.
@@ -35,7 +37,7 @@ _DRIFTS: Final = {
 class FleetService(FleetServicer):
     """The service operators use."""
 
-    def __init__(self, fleet: FleetState, delivery: ConfigDelivery | None = None) -> None:
+    def __init__(self, fleet: FleetState, delivery: "ConfigDelivery | None" = None) -> None:
         self._fleet = fleet
         self._delivery = delivery
 
@@ -88,7 +90,7 @@ class FleetService(FleetServicer):
                 park=gateway.park,
                 gateway=gateway.gateway,
                 state=fleet_pb2.Gateway.STATE_OFFLINE,
-                offline_reason="not seen since the controller started",
+                offline_reason="never seen",
             )
         else:
             message = gateway_message(gateway)
@@ -120,4 +122,5 @@ def gateway_message(gateway: Gateway) -> fleet_pb2.Gateway:
         hello=gateway.hello,
         heartbeat=gateway.heartbeat,
         status=gateway.status,
+        replica=gateway.replica,
     )
