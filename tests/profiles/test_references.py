@@ -75,6 +75,22 @@ def test_registers_never_written(address: int, count: int, free: bool) -> None:
         (point(scale_from={"point": "b", "power": 1}), {}, "scale_from of x needs a plain integer point, b"),
         (point(unit_from={"point": "text", "table": {1: 1}}), {}, "unit_from of x needs a plain integer point, text"),
         (point(unit_from={"point": "coded", "table": {1: 1}}), {}, "unit_from of x needs a plain integer point, coded"),
+        (point(), {"signature": [{"point": "nobody", "one_of": [1]}]}, "signature needs a string or a plain integer"),
+        (
+            point(scale=0.1),
+            {"signature": [{"point": "x", "one_of": [1]}]},
+            "signature needs a string or a plain integer",
+        ),
+        (
+            point(),
+            {"signature": [{"point": "x", "one_of": ["SOCO"]}]},
+            "signature: x is a uint16, one_of must be the same",
+        ),
+        (
+            point(),
+            {"signature": [{"point": "text", "one_of": [7]}]},
+            "signature: text is a string, one_of must be the same",
+        ),
         (point(scale_from={"point": "a"}), {}, "give either table (code: factor) or power"),
         (point(scale_from={"point": "a", "power": 1, "table": {1: 2}}), {}, "give either table"),
         (point(scale_from={"point": "a", "power": 2}), {}, "Invalid enum value 2"),
