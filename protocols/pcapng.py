@@ -54,7 +54,7 @@ class PcapWriter:
         if piece.came and self._open and piece.at_ns - self._open.at_ns < IDLE_NS:
             self._open = Piece(True, piece.at_ns, self._open.data + piece.data)
             return b""
-        done = self.end()
+        done = self._finish("the check sum does not match")
         if piece.came:
             self._open = piece
             return done
@@ -63,18 +63,20 @@ class PcapWriter:
 
     def end(self) -> bytes:
         """What is still open."""
+        return self._finish("the capture ends here")
+
+    def _finish(self, otherwise: str) -> bytes:
+        """The answer that is open; otherwise: why it is none."""
         if self._open is None:
             return b""
         piece, self._open = self._open, None
-        return self._frame(piece)
+        return self._frame(piece, otherwise)
 
-    def _frame(self, piece: Piece) -> bytes:
+    def _frame(self, piece: Piece, otherwise: str = "") -> bytes:
         """An RTU frame, or bytes that are none."""
         data, shown = piece.data, piece.data.hex(" ")
-        if len(data) < 4:
-            return self._packet(piece, data, _DISCARD, f"too short for a frame: {shown}")
-        if crc16(data[:-2]) != int.from_bytes(data[-2:], "little"):
-            return self._packet(piece, data, _DISCARD, f"the check sum does not match: {shown}")
+        if len(data) < 4 or crc16(data[:-2]) != int.from_bytes(data[-2:], "little"):
+            return self._packet(piece, data, _DISCARD, f"{otherwise}: {shown}")
         mbap = struct.pack(">HHH", self._transaction, 0, len(data) - 2)
         return self._packet(piece, mbap + data[:-2], _MODBUS, f"RTU: {shown}")
 

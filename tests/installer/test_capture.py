@@ -52,6 +52,8 @@ async def test_capture_of_a_serial_line_opens_in_wireshark(tmp_path: Path) -> No
             done = await parkfleet("line", "capture", "bus", *option)
     assert done.code == 0, done.err
     packets = await dissected(file)
+    if packets[-1]["frame.comment"].startswith("the capture ends here"):
+        packets.pop()
     assert {packet["mbtcp.unit_id"] for packet in packets} == {"1", "2"}
     assert all(packet["frame.comment"].startswith("RTU: ") for packet in packets)
     assert not any("_ws.malformed" in packet for packet in packets)
@@ -76,7 +78,7 @@ async def test_capture_tells_what_is_no_frame(tmp_path: Path) -> None:
     path.write_bytes(writer.header() + b"".join(map(writer.add, pieces)) + writer.end())
     packets = await dissected(path)
     told = [packet["frame.comment"].partition(":")[0] for packet in packets]
-    assert told == ["RTU", "the check sum does not match", "RTU", "RTU", "too short for a frame"]
+    assert told == ["RTU", "the check sum does not match", "RTU", "RTU", "the capture ends here"]
 
 
 async def test_capture_leaves_the_line_as_it_was(tmp_path: Path, meters: list[SimulatedMeter]) -> None:
