@@ -161,8 +161,7 @@ class SessionStream:
         if kind == "hello":
             raise RefusedError("a second hello: a session has one")
         if kind == "heartbeat":
-            if not self._handle.heartbeat(message.heartbeat):
-                self._ask_in_full()
+            self._ask_in_full(not self._handle.heartbeat(message.heartbeat))
         elif kind == "status":
             before = self._fleet.registry.get(self._handle.key)
             self._handle.reported(message.status)
@@ -195,10 +194,11 @@ class SessionStream:
         if self._delivery is not None:
             self._delivery.opened(gateway, self._send, has_status)
 
-    def _ask_in_full(self) -> None:
-        """The agent takes for known what this controller lacks."""
-        if not self._asked_in_full and self._send(ControllerMessage(report_in_full=ReportInFull())):
-            self._asked_in_full = True
+    def _ask_in_full(self, lacks: bool) -> None:
+        """Asks an agent that takes for known what this controller lacks, until it has told it."""
+        if lacks and not self._asked_in_full:
+            self._send(ControllerMessage(report_in_full=ReportInFull()))
+        self._asked_in_full = lacks
 
     def _send(self, message: ControllerMessage) -> bool:
         """Puts a message into the outbox; False when it is full, or the stream ends."""
