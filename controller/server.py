@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Final, Self
 
 from grpc import aio
 
+from parkfleet.controller.admission import Admission
 from parkfleet.controller.fleet import MAX_WATCHERS, FleetState, read_clock
 from parkfleet.controller.fleet_service import FleetService
+from parkfleet.controller.load import Load
 from parkfleet.controller.registry import MAX_GATEWAYS, Moment
 from parkfleet.controller.sessions import AgentSessions
 from parkfleet.proto import limits
@@ -55,6 +57,7 @@ class ControllerServer:
         heartbeat_interval: float = 10.0,
         clock: Callable[[], Moment] = read_clock,
         storage: "Storage | None" = None,
+        door: Admission | None = None,
     ) -> None:
         low, high = limits.HEARTBEAT_S
         if not low <= heartbeat_interval <= high:
@@ -62,6 +65,8 @@ class ControllerServer:
         self.host, _ = split_address(address)
         self.port = 0
         self.fleet = FleetState(heartbeat_interval, clock, storage.bus.name if storage else "")
+        self.door = door or Admission()
+        self.load = Load(self.door)
         self._storage = storage
         self._asked = address
         self._server: aio.Server | None = None
@@ -77,7 +82,7 @@ class ControllerServer:
     async def __aenter__(self) -> Self:
         self._server = aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_GATEWAYS + MAX_WATCHERS)
         delivery = await self._remember(self._storage, self._server) if self._storage else None
-        add_AgentSessionServicer_to_server(AgentSessions(self.fleet, delivery), self._server)
+        add_AgentSessionServicer_to_server(AgentSessions(self.fleet, delivery, door=self.door), self._server)
         add_FleetServicer_to_server(FleetService(self.fleet, delivery), self._server)
         try:
             self.port = self._server.add_insecure_port(self._asked)
@@ -88,6 +93,7 @@ class ControllerServer:
         await self._server.start()
         await self._tasks.__aenter__()
         self._run(self._tick(), "controller tick")
+        self._run(self.load.run(), "load")
         if self._storage is not None and self._replica is not None and delivery is not None:
             self._run(self._storage.bus.run(), "bus")
             self._run(self._replica.run(), "replica")
