@@ -57,6 +57,7 @@ class ControllerConnection:
         self._stream = AgentSessionStub(self._channel).Connect()
         self._read: asyncio.Task[Any] | None = None
         self._write: asyncio.Task[Any] | None = None
+        self._turn = asyncio.Lock()  # gRPC breaks a call at two writes at once
 
     async def open(self, hello: AgentMessage) -> ControllerMessage:
         """Says hello; returns the controller's first message."""
@@ -67,8 +68,9 @@ class ControllerConnection:
         return message
 
     async def send(self, message: AgentMessage) -> None:
-        """Sends a message."""
-        await self._send(message, SEND_S)
+        """Sends a message; several tasks may, each in its turn."""
+        async with self._turn:
+            await self._send(message, SEND_S)
 
     async def receive(self, within_s: float) -> ControllerMessage | None:
         """The next message; None when there was none within so many seconds."""
