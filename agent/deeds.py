@@ -1,7 +1,7 @@
 """Deeds: what operators have this gateway do over its session: the installer's commands, bounded, each told in the log.
 
-Invariants: a deed ends with exactly one last piece, or with its session; at most limits.MAX_DEEDS run at once; none runs
-longer than it was given, nor says more than limits.MAX_DEED_BYTES.
+Invariants: a deed ends with exactly one last piece, or with its session; at most limits.MAX_DEEDS run at once; none
+runs longer than it was given, nor says more than limits.MAX_DEED_BYTES.
 """
 
 import asyncio

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from parkfleet.agent.controller_connection import ConnectionLostError, ControllerConnection
+from parkfleet.agent.deeds import Deeds, Doer
 from parkfleet.agent.reporting import Reporting
 from parkfleet.agent.session_messages import desired_configuration, goodbye_message
 from parkfleet.agent.status import AgentFacts, AgentSnapshot, ConfigurationName, Desired, ReportedState
 from parkfleet.proto import limits
-from parkfleet.proto.session_pb2 import ControllerMessage
+from parkfleet.proto.session_pb2 import AgentMessage, ControllerMessage
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class ControllerSession:
     """One gateway's session with one controller, across any number of connections.
 
     url is host:port; snapshot and state are called for every heartbeat, on_desired for every configuration that the
-    controller sends; none may block.
+    controller sends; none may block. doers: how deeds are done that operators ask for.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class ControllerSession:
         *,
         reconnect_s: tuple[float, float] = RECONNECT_S,
         on_desired: OnDesired | None = None,
+        doers: dict[str, Doer] | None = None,
     ) -> None:
         self._url = url
         self._facts = facts
@@ -70,6 +72,7 @@ class ControllerSession:
         self._state = state or self._running_only
         self._reconnect_s = reconnect_s
         self._on_desired = on_desired
+        self._doers = doers or {}
         self._reporting = Reporting()
         self._logged = ("", 0.0)  # the last failure that was logged, and when
         self.status = SessionStatus()
@@ -103,15 +106,17 @@ class ControllerSession:
     async def _one_connection(self) -> None:
         """Dials, says hello, and heartbeats until the connection is lost. Raises ConnectionLostError."""
         connection = ControllerConnection(self._url)
+        deeds = Deeds(self._doers, lambda output: connection.send(AgentMessage(deed_output=output)))
         goodbye = None
         try:
             interval_s = self._welcomed(await connection.open(self._reporting.hello(self._facts)))
-            await self._heartbeat_for_ever(connection, interval_s)
+            await self._heartbeat_for_ever(connection, deeds, interval_s)
         except asyncio.CancelledError:
             goodbye = goodbye_message("the agent is stopping") if self.status.connected else None
             raise
         finally:
             self.status.connected = False
+            await deeds.close()
             await connection.close(goodbye)
 
     def _welcomed(self, message: ControllerMessage) -> float:
@@ -130,7 +135,7 @@ class ControllerSession:
         low, high = limits.HEARTBEAT_S
         return min(max(message.welcome.heartbeat_interval_ms / 1000, low), high)
 
-    async def _heartbeat_for_ever(self, connection: ControllerConnection, interval_s: float) -> None:
+    async def _heartbeat_for_ever(self, connection: ControllerConnection, deeds: Deeds, interval_s: float) -> None:
         """Sends state and heartbeats, takes what the controller says in between."""
         loop = asyncio.get_running_loop()
         sequence = 0
@@ -144,9 +149,9 @@ class ControllerSession:
             while (left := due - loop.time()) > 0:
                 message = await connection.receive(left)
                 if message is not None:
-                    self._take(message)
+                    self._take(message, deeds)
 
-    def _take(self, message: ControllerMessage) -> None:
+    def _take(self, message: ControllerMessage, deeds: Deeds | None = None) -> None:
         """Does what the controller says. Raises ConnectionLostError when it says goodbye."""
         match message.WhichOneof("message"):
             case "retry_after":
@@ -157,6 +162,10 @@ class ControllerSession:
                 self._reporting.in_full()
             case "desired_configuration" if self._on_desired is not None:
                 self._on_desired(desired_configuration(message.desired_configuration))
+            case "deed" if deeds is not None:
+                deeds.begin(message.deed)
+            case "deed_cancel" if deeds is not None:
+                deeds.cancel(message.deed_cancel.id)
             case other:  # what we do not know is a later controller's
                 log.debug("ignored %s from the controller", other)
 

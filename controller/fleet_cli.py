@@ -4,13 +4,14 @@ from typing import Annotated
 
 import typer
 
-from parkfleet.controller import config_cli, secret_cli
+from parkfleet.controller import config_cli, remote_cli, secret_cli
 from parkfleet.controller.call import DEFAULT, Controller, run_call
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Ask the controller about the fleet's gateways.")
 
 app.add_typer(config_cli.app, name="config")
 app.add_typer(secret_cli.app, name="secret")
+app.add_typer(remote_cli.app)  # logs, scan, read, replay, restart, capture
 
 Park = Annotated[str, typer.Option(help="Only this park's gateways.")]
 

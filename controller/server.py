@@ -10,16 +10,19 @@ from grpc import aio
 
 from parkfleet.controller.admission import Admission
 from parkfleet.controller.caller import Nowhere
+from parkfleet.controller.desk import Desk
 from parkfleet.controller.fleet import MAX_WATCHERS, FleetState, read_clock
 from parkfleet.controller.fleet_service import FleetService
 from parkfleet.controller.gate import Gatekeeper, OpenGate
 from parkfleet.controller.guard import Guard
 from parkfleet.controller.load import Load
 from parkfleet.controller.registry import MAX_GATEWAYS, Moment
+from parkfleet.controller.remote_service import RemoteHandsService
 from parkfleet.controller.sessions import AgentSessions
 from parkfleet.proto import limits
 from parkfleet.proto.config_pb2_grpc import add_FleetConfigurationServicer_to_server
 from parkfleet.proto.fleet_pb2_grpc import add_FleetServicer_to_server
+from parkfleet.proto.remote_pb2_grpc import add_RemoteHandsServicer_to_server
 from parkfleet.proto.session_pb2_grpc import add_AgentSessionServicer_to_server
 
 if TYPE_CHECKING:  # with the controller's own packages only
@@ -72,6 +75,7 @@ class ControllerServer:
         self.fleet = FleetState(heartbeat_interval, clock, storage.bus.name if storage else "")
         self.door = door or Admission()
         self.load = Load(self.door)
+        self.desk = Desk()
         self._storage = storage
         self._operators = operators
         self._asked = address
@@ -92,7 +96,10 @@ class ControllerServer:
         delivery = await self._remember(self._storage, self._server) if self._storage else None
         if self._operators is not None:
             add_operators(self._operators, self._server)
-        add_AgentSessionServicer_to_server(AgentSessions(self.fleet, delivery, door=self.door), self._server)
+        add_AgentSessionServicer_to_server(
+            AgentSessions(self.fleet, delivery, door=self.door, desk=self.desk), self._server
+        )
+        add_RemoteHandsServicer_to_server(RemoteHandsService(self.desk), self._server)
         add_FleetServicer_to_server(FleetService(self.fleet, delivery), self._server)
         try:
             self.port = self._server.add_insecure_port(self._asked)
