@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from parkfleet.protocols.config import BrokerConfig
-from parkfleet.simulators.broker import RunningBroker, running_broker
+from parkfleet.simulators.broker import RunningBroker, mosquitto_path, running_broker
 from parkfleet.simulators.proxy import LinkProxy
 
 
@@ -31,6 +31,13 @@ async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
     folder.mkdir()
     async with running_broker(folder) as running:
         yield running
+
+
+@pytest.fixture
+def mosquitto() -> None:
+    """For tests of what only mosquitto can be set to do; it is always there in CI."""
+    if mosquitto_path() is None:
+        pytest.skip("mosquitto is not installed: sudo apt install mosquitto")
 
 
 @pytest.fixture
