@@ -1,6 +1,6 @@
 """Engine: one thread that reads the meters of many lines. See engine.pyx for how it is made."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from parkfleet.native.spec import LineCounters, LineSpec, MeterCounters, MeterSpec, Record
 
@@ -102,4 +102,13 @@ def search_answer(line_spec: LineSpec, chunks: Iterable[bytes]) -> tuple[str, by
     """What an RTU line's first request finds in bytes as they come: for tests and fuzzing.
 
     ("answer", values), ("refusal", exception code), ("wrong", frames passed over) or ("more", the same).
+    """
+
+def probes_of_silent(
+    line_spec: LineSpec, taught: Mapping[int, int], silent: Mapping[int, int], span_ns: int
+) -> list[tuple[int, int, int]]:
+    """When each silent unit of a line is asked by the engine's rules, in a time of its own: for tests.
+
+    taught: by unit, the turnaround in ns that it had. silent: those that are from 0 on, and when they answer again.
+    (unit, asked at, waited) of each probe until span_ns, in ns; the wait has the frames' wire time in it, 0: it answered.
     """

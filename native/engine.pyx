@@ -23,13 +23,16 @@ from parkfleet.native.commands cimport (
     open_commands, close_commands, post,
 )
 from parkfleet.native.frames cimport ANSWER, FOREIGN, REFUSAL, WRONG, Finding, pf_crc_prepare, rtu_search
-from parkfleet.native.health cimport PF_MS, PF_NEVER, PF_S, patience
+from parkfleet.native.health cimport (
+    PF_MS, PF_NEVER, PF_S, answered_well, learn, missed, open_budgets, patience, plan_probes,
+)
 from parkfleet.native.link cimport EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, epoll_create1, epoll_ctl, epoll_event
 from parkfleet.native.loop cimport is_finished, pf_sharp_timers, signal, turn
-from parkfleet.native.model cimport RX_SIZE, SAMPLES, Connection, Line, Meter, Request, State, Unit
+from parkfleet.native.model cimport RX_SIZE, SAMPLES, TIMEOUT, WAITING, Connection, Line, Meter, Request, State, Unit
 from parkfleet.native.registers cimport decode_request
 from parkfleet.native.results cimport RecordHead, next_record, release_record
 from parkfleet.native.scan cimport clear_scan
+from parkfleet.native.turns cimport probe_due
 
 from parkfleet.native.spec import LineCounters, LineSpec, MeterCounters
 
@@ -359,5 +362,41 @@ def search_answer(line_spec, chunks):
             if found.kind == WRONG:
                 return "wrong", foreign
         return "more", foreign
+    finally:
+        free_line(line)
+
+
+def probes_of_silent(line_spec, taught, silent, int64_t span_ns):
+    """What the engine does about silent units, in a time that nothing else passes: for tests."""
+    cdef Line *line = build_line(line_spec)
+    cdef State state
+    cdef Meter *meter
+    cdef int64_t sent, wire
+    cdef int i
+    memset(&state, 0, sizeof(State))
+    state.random = 1
+    asked = []
+    try:
+        open_budgets(line, 0)
+        for i in range(line.meter_count):
+            line.meters[i].place = WAITING
+            for _ in range(30 if line.meters[i].unit.id in taught else 0):
+                learn(line.meters[i].unit, taught[line.meters[i].unit.id])
+            if line.meters[i].unit.id in silent:
+                missed(&state, line, line.meters[i].unit, TIMEOUT, 0, 0)
+        while state.now < span_ns and line.dead_count:
+            meter = probe_due(&state, line)
+            if meter == NULL:
+                plan_probes(line)
+                state.now = max(line.next_probe, state.now + 1)
+            elif silent[meter.unit.id] <= state.now:
+                asked.append((meter.unit.id, state.now, 0))
+                answered_well(line, meter.unit, state.now)
+            else:
+                wire = meter.requests[meter.probe_request].out_ns + meter.requests[meter.probe_request].in_ns
+                sent, state.now = state.now, state.now + wire + patience(line, meter.unit)
+                asked.append((meter.unit.id, sent, state.now - sent))
+                missed(&state, line, meter.unit, TIMEOUT, sent, wire)
+        return asked
     finally:
         free_line(line)
