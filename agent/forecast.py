@@ -10,6 +10,8 @@ from parkfleet.agent.plan import LinePlan
 
 #: Requests that are played through at most: a day of thirty meters of two requests at one minute.
 MAX_REQUESTS: Final = 100_000
+#: Of the longest interval, so often is each played at most: the line begins with all meters due at once.
+ROUNDS: Final = 20
 #: Sums of intervals are not exact.
 EPSILON_S: Final = 1e-9
 
@@ -120,5 +122,5 @@ def _late(line: LinePlan, intervals: list[float]) -> list[float]:
     """For each meter the share of its slots that pass before its turn comes."""
     rounds = (max([group.every for group in meter.groups] or [1]) for meter in line.meters)
     turns = _Turns(line, intervals)
-    turns.play(max(map(operator.mul, intervals, rounds), default=0.0) * 4)
+    turns.play(max(map(operator.mul, intervals, rounds), default=0.0) * ROUNDS)
     return [missed / total if total else 0.0 for missed, total in zip(turns.missed, turns.total, strict=True)]

@@ -86,4 +86,4 @@ def test_overload_of_mixed_intervals_starves_nobody() -> None:
     found = of(scan * 1.5, scan * 3, scan * 3)
     assert found.load == pytest.approx(4 / 3)
     assert all(0 < meter.late < 0.5 for meter in found.meters)
-    assert sum(meter.share * (1 - meter.late) for meter in found.meters) == pytest.approx(1.0, rel=0.02)
+    assert sum(meter.share * (1 - meter.late) for meter in found.meters) == pytest.approx(1.0, rel=0.05)
