@@ -12,7 +12,8 @@ longest ago goes first. It is not asked for
   - a line on which nobody answers: there is nobody to be kept waiting;
   - the first probe after one came back: what silenced it may have silenced others, and those that answer cost nothing.
 So that many dead meters can be asked often, a probe waits as long as was learned; of a unit that never answered, as long
-as the slowest of the line would be waited for. Each fourth has the configured time-out, for meters that became slow.
+as the slowest of the line would be waited for. Each eighth has the configured time-out, for meters that became slow;
+those of different units do not fall together.
 """
 
 from libc.stdint cimport int64_t, uint64_t
@@ -22,7 +23,7 @@ from parkfleet.native.model cimport RTU_TCP, SAMPLES, SERIAL, Line, State, Unit
 cdef enum:
     BUDGET_SHARE = 50               # one part in fifty: 2 %
     GOODWILL_NS = 300000000         # patience with a unit that is well
-    PATIENT_EVERY = 4               # one probe in so many waits as long as is configured
+    PATIENT_EVERY = 8               # one probe in so many waits as long as is configured
 
 cdef extern from *:
     """
@@ -30,7 +31,7 @@ cdef extern from *:
     #define PF_S 1000000000LL
     #define PF_NEVER 0x3fffffffffffffffLL
     #define PF_BACKOFF_MOST (57 * PF_S)     /* with the probe itself a minute */
-    #define PF_BUDGET_MOST (60 * PF_S / 50) /* a minute's worth */
+    #define PF_BUDGET_MOST (120 * PF_S / 50) /* two minutes' worth */
     """
     const int64_t PF_MS
     const int64_t PF_S
@@ -72,7 +73,7 @@ cdef inline int64_t patience(const Line *line, const Unit *unit) noexcept nogil:
     cdef int64_t wait = learned_patience(line, unit)
     if unit.misses and wait == 0:
         wait = longest_patience(line)
-    if wait == 0 or (unit.misses and unit.misses % PATIENT_EVERY == 0):
+    if wait == 0 or (unit.misses >= PATIENT_EVERY and (unit.misses + unit.id) % PATIENT_EVERY == 0):
         return line.timeout
     if unit.misses == 1:
         wait *= 2
@@ -97,7 +98,7 @@ cdef inline void learn(Unit *unit, int64_t sample) noexcept nogil:
 
 
 cdef inline void refill(Line *line, int64_t now) noexcept nogil:
-    """Budget and goodwill grow with time, up to a minute's worth. A line of several lanes has as much more of it."""
+    """Budget and goodwill grow with time, up to two minutes' worth. A line of several lanes has as much more of it."""
     cdef int64_t lanes = line.connection_count * line.outstanding
     cdef int64_t earned = min((now - line.budget_at) * lanes // BUDGET_SHARE, PF_BUDGET_MOST * lanes)
     line.budget = min(line.budget + earned, PF_BUDGET_MOST * lanes)
@@ -147,8 +148,8 @@ cdef inline void missed(State *state, Line *line, Unit *unit, int cause, int64_t
         pause = jittered(state, min(unit.base_ns << min(unit.misses, 20), PF_BACKOFF_MOST))
         line.counters.dead_busy_ns += state.now - sent
         line.budget -= state.now - sent
-        if unit.misses == 1:  # many that fall silent at once are not to be given up for long
-            line.budget = max(line.budget, -PF_BUDGET_MOST)
+        if unit.misses == 1:  # many that fall silent at once are not to be given up for more than a minute
+            line.budget = max(line.budget, -PF_BUDGET_MOST // 2)
     unit.misses += 1
     unit.cause = <unsigned char>cause
     unit.last_probe = state.now
