@@ -72,6 +72,12 @@ class Engine:
     def take_back(self, index: int) -> None:
         """The port is the engine's again, after t3.5 of silence."""
 
+    def hold(self, index: int, unit: int, span_ns: int) -> None:
+        """Asks a unit nothing for so long: a guest's request has no answer yet, and RTU no way to tell whose it is."""
+
+    def held_ns(self, index: int, unit: int) -> int:
+        """For how long a unit is to be asked nothing, for the same reason or its own gap; 0 for an unknown one."""
+
     def loans(self, index: int) -> int:
         """How often the port was free for another asker. `changes` grows with it."""
 
@@ -110,5 +116,5 @@ def probes_of_silent(
     """When each silent unit of a line is asked by the engine's rules, in a time of its own: for tests.
 
     taught: by unit, the turnaround in ns that it had. silent: those that are from 0 on, and when they answer again.
-    (unit, asked at, waited) of each probe until span_ns, in ns; the wait has the frames' wire time in it, 0: it answered.
+    (unit, asked at, waited) of each probe until span_ns, in ns; the wait, with its wire time, is 0 when it answered.
     """

@@ -19,7 +19,7 @@ from posix.unistd cimport close
 from parkfleet.native.build_line cimport build_line, free_line
 from parkfleet.native.clock cimport monotonic, wall
 from parkfleet.native.commands cimport (
-    ADD, ADDRESS, CLOCK, LEND, OPENED, REMOVE, REPLACE, STOP, TAKE_BACK, WAKE, ZONE, Command, Commands, abandon, end_all, obey,
+    ADD, ADDRESS, CLOCK, HOLD, LEND, OPENED, REMOVE, REPLACE, STOP, TAKE_BACK, WAKE, ZONE, Command, Commands, abandon, end_all, obey,
     open_commands, close_commands, post,
 )
 from parkfleet.native.frames cimport ANSWER, FOREIGN, REFUSAL, WRONG, Finding, pf_crc_prepare, rtu_search
@@ -244,6 +244,20 @@ cdef class Engine:
     def take_back(self, int index):
         self._line(index)
         self._post(TAKE_BACK, index, 0, NULL)
+
+    def hold(self, int index, int unit, int64_t span_ns):
+        self._line(index)
+        if not 0 <= unit <= 255 or not 0 <= span_ns < 1 << 50:
+            raise ValueError("unit must be 0 to 255, and no unit is held for days")
+        self._post(HOLD, index, span_ns << 8 | unit, NULL)
+
+    def held_ns(self, int index, int unit):
+        cdef Line *line = self._line(index)
+        cdef int i
+        for i in range(line.unit_count):
+            if line.units[i].id == unit:
+                return max(0, line.units[i].not_before - monotonic())
+        return 0
 
     def loans(self, int index):
         return self._line(index).loans
