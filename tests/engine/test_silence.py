@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parkfleet.agent.silence import Silence
-from parkfleet.native.engine import probes_of_silent
+from parkfleet.native.engine_parts import probes_of_silent
 from tests.engine.rig import MS, S, meter, serial_line, tcp_line
 
 HOUR = 3600 * S
