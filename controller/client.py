@@ -36,14 +36,22 @@ class UnreachableError(FleetError):
 
 
 class FleetClient:
-    """A connection to one controller while its block runs. address is host:port."""
+    """A connection to one controller while its block runs.
 
-    def __init__(self, address: str) -> None:
+    address is host:port; ca the certificate (PEM) of the controller's authority, without which nothing is encrypted.
+    """
+
+    def __init__(self, address: str, ca: bytes | None = None) -> None:
         self._address = address
+        self._ca = ca
         self._channel: aio.Channel | None = None
 
     async def __aenter__(self) -> Self:
-        self._channel = aio.insecure_channel(self._address, options=_OPTIONS)
+        if self._ca is None:
+            self._channel = aio.insecure_channel(self._address, options=_OPTIONS)
+        else:
+            credentials = grpc.ssl_channel_credentials(self._ca)
+            self._channel = aio.secure_channel(self._address, credentials, options=_OPTIONS)
         return self
 
     async def __aexit__(self, *exc: object) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -24,6 +24,9 @@ from parkfleet.controller.registry import FleetFullError
 from parkfleet.proto import limits
 from parkfleet.proto.session_pb2 import AgentMessage, ControllerMessage, Goodbye, RetryAfter, Welcome
 from parkfleet.proto.session_pb2_grpc import AgentSessionServicer
+
+if TYPE_CHECKING:
+    from parkfleet.controller.gatehouse import Credential, Gatehouse
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +58,15 @@ class End(NamedTuple):
 class AgentSessions(AgentSessionServicer):
     """The service agents connect to."""
 
-    def __init__(self, fleet: FleetState, delivery: ConfigDelivery | None = None, hello_s: float = HELLO_S) -> None:
+    def __init__(
+        self,
+        fleet: FleetState,
+        delivery: ConfigDelivery | None = None,
+        hello_s: float = HELLO_S,
+        gatehouse: "Gatehouse | None" = None,
+    ) -> None:
+        """gatehouse: who checks certificates; None where none are shown."""
+        self._gatehouse = gatehouse
         self._fleet = fleet
         self._delivery = delivery
         self._hello_s = hello_s
@@ -63,15 +74,37 @@ class AgentSessions(AgentSessionServicer):
     # A coroutine, for grpc.aio's reader and writer interface; the stub knows only of generators.
     async def Connect(self, request_iterator: object, context: Context) -> None:  # type: ignore[override]
         """Serves one agent's stream until either side ends it."""
-        await SessionStream(self._fleet, context, self._hello_s, self._delivery).run()
+        if self._gatehouse is None:
+            await SessionStream(self._fleet, context, self._hello_s, self._delivery).run()
+            return
+        from parkfleet.controller.enrolment_service import refuse, shown_credential
+        from parkfleet.controller.gatehouse import GateError
+
+        try:
+            credential = shown_credential(self._gatehouse, context)
+        except GateError as error:
+            await refuse(context, error, "a session")
+        stream = SessionStream(self._fleet, context, self._hello_s, self._delivery, credential)
+        self._gatehouse.deny.opened(credential.serial, stream.revoked)
+        try:
+            await stream.run()
+        finally:
+            self._gatehouse.deny.closed(credential.serial, stream.revoked)
 
 
 class SessionStream:
     """One agent's stream: hello, then heartbeats, until either side ends it."""
 
     def __init__(
-        self, fleet: FleetState, context: Context, hello_s: float, delivery: ConfigDelivery | None = None
+        self,
+        fleet: FleetState,
+        context: Context,
+        hello_s: float,
+        delivery: ConfigDelivery | None = None,
+        credential: "Credential | None" = None,
     ) -> None:
+        """credential: what the agent showed; None where nobody shows any."""
+        self._credential = credential
         self._fleet = fleet
         self._delivery = delivery
         self._context = context
@@ -146,7 +179,21 @@ class SessionStream:
                 self._delivery.reported(self._handle.key, self._handle.session, message.status)
         return None  # what we do not know, a newer agent may say: it is ignored
 
+    def revoked(self, told: str) -> None:
+        """The agent's certificate is revoked: the stream ends at once, without the politeness of a goodbye."""
+        if not self._ended_by_us.done():
+            self._ended_by_us.set_result(End(grpc.StatusCode.PERMISSION_DENIED, told))
+
     def _admit(self, message: AgentMessage) -> None:
+        hello = message.hello
+        if self._ended_by_us.done():
+            raise RefusedError("the session is over")
+        if self._credential is not None and self._credential.key != (hello.park, hello.gateway):
+            says = f"{hello.park[: limits.MAX_WORD]}/{hello.gateway[: limits.MAX_WORD]}"
+            raise RefusedError(
+                f"the certificate is of {self._credential.key}, the configuration says {says}: correct park and "
+                "gateway in gateway.yaml, or enrol this box under that name"
+            )
         self._handle = self._fleet.admit(message.hello, self._context.peer(), self._end)
         welcome = Welcome(
             session=self._handle.session,
