@@ -1,8 +1,6 @@
 """Call: one call of the command line to a controller; its failure is a sentence and an exit code."""
 
 from collections.abc import Coroutine
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,32 +12,28 @@ Controller = Annotated[str, typer.Option(help="HOST:PORT of the controller.", en
 
 DEFAULT = "127.0.0.1:7443"
 
-
-@dataclass(frozen=True)
-class Access:
-    """How the controller is reached, as the group of commands was told."""
-
-    ca: Path | None  # certificate of its authority
+#: Where the controller's authority stands, for all commands of a shell; --ca of the group sets it for one.
+CA_VARIABLE = "PARKFLEET_CA"
 
 
 def fleet_client(controller: str) -> "FleetClient":
     """A client for the controller of this command. Raises FleetError."""
-    import click
+    import os
+    from pathlib import Path
 
     from parkfleet.controller.client import FleetClient, FleetError
     from parkfleet.protocols.address import is_loopback, split_address
 
-    context = click.get_current_context(silent=True)
-    access = context.find_object(Access) if context is not None else None
-    if access is None or access.ca is None:
+    ca = os.environ.get(CA_VARIABLE)
+    if not ca:
         if not is_loopback(split_address(controller)[0]):
             told = "give the certificate of its authority, ca.pem of its data folder: parkfleet fleet --ca ca.pem …"
             raise FleetError(f"{controller} is another machine: {told}")
         return FleetClient(controller)
     try:
-        return FleetClient(controller, access.ca.read_bytes())
+        return FleetClient(controller, Path(ca).read_bytes())
     except OSError as error:
-        raise FleetError(f"cannot read {access.ca}: {error.strerror}") from None
+        raise FleetError(f"cannot read {ca}: {error.strerror}") from None
 
 
 def run_call(controller: str, work: Coroutine[Any, Any, None]) -> None:

@@ -6,23 +6,23 @@ from typing import Annotated
 import typer
 
 from parkfleet.controller import config_cli, gateway_cli, secret_cli, token_cli
-from parkfleet.controller.call import DEFAULT, Access, Controller, fleet_client, run_call
+from parkfleet.controller.call import CA_VARIABLE, DEFAULT, Controller, fleet_client, run_call
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
 @app.callback(epilog="Example: parkfleet fleet --ca /var/lib/parkfleet/ca.pem list --controller fleet.example.org:7445")
 def group(
-    context: typer.Context,
     ca: Annotated[
         Path | None,
-        typer.Option(
-            help="Certificate of the controller's authority: ca.pem of its data folder.", envvar="PARKFLEET_CA"
-        ),
+        typer.Option(help="Certificate of the controller's authority: ca.pem of its data folder.", envvar=CA_VARIABLE),
     ] = None,
 ) -> None:
     """Ask the controller about the fleet's gateways."""
-    context.obj = Access(ca)
+    import os
+
+    if ca is not None:
+        os.environ[CA_VARIABLE] = str(ca)
 
 
 app.add_typer(config_cli.app, name="config")

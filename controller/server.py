@@ -160,10 +160,12 @@ class ControllerServer:
         certificate = ServerCertificate(
             gates.house.authority, [*names, "localhost", "127.0.0.1", "::1"], lambda: self.fleet.now().wall_ms / 1000
         )
-        tls, mutual = certificate.credentials(mutual=False), certificate.credentials(mutual=True)
-        sessions, self.port = self._listen(self._asked, mutual, 2 * MAX_GATEWAYS)
+        guarded = certificate.credentials(mutual=True)
+        sessions, self.port = self._listen(self._asked, guarded, 2 * MAX_GATEWAYS)
+        tls = certificate.credentials(mutual=False)
         strangers, port = self._listen(gates.enrolment, tls, MAX_STRANGERS, options=_ENROLMENT_OPTIONS)
         self.enrolment = f"{split_address(gates.enrolment)[0]}:{port}"
+        tls = certificate.credentials(mutual=False)  # gRPC takes one for one port
         operators, port = self._listen(gates.operators, tls, MAX_OPERATORS, interceptors=self._interceptors)
         self.operators = f"{split_address(gates.operators)[0]}:{port}"
         public = PublicAddresses(_public(names, self.address), _public(names, self.enrolment))
