@@ -31,7 +31,7 @@ def fleet_client(controller: str) -> "FleetClient":
             raise FleetError(f"{controller} is another machine: {told}")
         return FleetClient(controller)
     try:
-        return FleetClient(controller, Path(ca).read_bytes())
+        return FleetClient(controller, ca=Path(ca).read_bytes())
     except OSError as error:
         raise FleetError(f"cannot read {ca}: {error.strerror}") from None
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, Self
 import grpc
 from grpc import aio
 
+from parkfleet.controller.bearer import bearers
 from parkfleet.controller.view import GatewayView
 from parkfleet.proto import fleet_pb2, limits
 from parkfleet.proto.errors import cause
@@ -35,23 +36,30 @@ class UnreachableError(FleetError):
     """No controller answers."""
 
 
+class SignedOutError(FleetError):
+    """The controller does not know who asks."""
+
+
 class FleetClient:
     """A connection to one controller while its block runs.
 
-    address is host:port; ca the certificate (PEM) of the controller's authority, without which nothing is encrypted.
+    address is host:port; token: a session's, or an API token; without one, only an open controller answers.
+    ca: the certificate (PEM) of the controller's authority, without which nothing is encrypted.
     """
 
-    def __init__(self, address: str, ca: bytes | None = None) -> None:
+    def __init__(self, address: str, token: str = "", ca: bytes | None = None) -> None:
         self._address = address
+        self._token = token
         self._ca = ca
         self._channel: aio.Channel | None = None
 
     async def __aenter__(self) -> Self:
+        interceptors = bearers(self._token)
         if self._ca is None:
-            self._channel = aio.insecure_channel(self._address, options=_OPTIONS)
+            self._channel = aio.insecure_channel(self._address, options=_OPTIONS, interceptors=interceptors)
         else:
-            credentials = grpc.ssl_channel_credentials(self._ca)
-            self._channel = aio.secure_channel(self._address, credentials, options=_OPTIONS)
+            tls = grpc.ssl_channel_credentials(self._ca)
+            self._channel = aio.secure_channel(self._address, tls, options=_OPTIONS, interceptors=interceptors)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -101,4 +109,6 @@ class FleetClient:
                 f"no controller at {self._address}: {details}. Start one with `parkfleet controller run`, "
                 "or name its address with --controller HOST:PORT"
             )
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            return SignedOutError(f"the controller at {self._address} does not let you in: {details}")
         return FleetError(f"the controller at {self._address} refused: {details} ({error.code().name})")

@@ -21,6 +21,10 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from parkfleet.controller.errors import DatabaseError
+
+__all__ = ["NUMBER", "UNAVAILABLE", "Database", "DatabaseError", "metadata", "shown", "upsert"]
+
 #: Every table of the controller; the module of a store adds its own. migrations/ makes them.
 metadata: Final = MetaData()
 
@@ -47,10 +51,6 @@ UNAVAILABLE: Final = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
 )
-
-
-class DatabaseError(Exception):
-    """The database cannot be used; the message says why and what to do."""
 
 
 class Database:

@@ -1,7 +1,6 @@
 """Enrolment service: what a box without a valid certificate may ask, and how a gateway renews its own, over gRPC."""
 
 import logging
-from dataclasses import dataclass
 from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
@@ -14,6 +13,7 @@ from parkfleet.controller.deny_list import RevokedError
 from parkfleet.controller.enrolments import Application
 from parkfleet.controller.gatehouse import Credential, Gatehouse
 from parkfleet.controller.identity_errors import Fault, IdentityError
+from parkfleet.controller.listeners import PublicAddresses
 from parkfleet.controller.rate_limit import Rate, RateLimit, network_of
 from parkfleet.proto import enrolment_pb2 as pb
 from parkfleet.proto.enrolment_pb2_grpc import CertificateRenewalServicer, EnrolmentServicer
@@ -42,14 +42,6 @@ STATUS: Final = {
     Fault.WRONG: grpc.StatusCode.INVALID_ARGUMENT,
     Fault.BUSY: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
-
-
-@dataclass(frozen=True)
-class PublicAddresses:
-    """Where gateways reach this controller."""
-
-    sessions: str
-    enrolment: str
 
 
 class EnrolmentService(EnrolmentServicer):

@@ -11,6 +11,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from parkfleet.controller.authority import MAX_COMMON_NAME, Authority, Issued, key_hash, requested_key
+from parkfleet.controller.bus import Bus
 from parkfleet.controller.database import Database
 from parkfleet.controller.identity_errors import Fault, IdentityError
 from parkfleet.controller.identity_store import check_free, claim, keep
@@ -56,8 +57,9 @@ class Outcome:
 class Enrolments:
     """All requests to become a gateway. life_s: seconds for which a certificate holds."""
 
-    def __init__(self, database: Database, authority: Authority, life_s: float) -> None:
+    def __init__(self, database: Database, authority: Authority, life_s: float, bus: Bus) -> None:
         self._database = database
+        self._bus = bus
         self._authority = authority
         self._life_s = life_s
 
@@ -131,7 +133,7 @@ class Enrolments:
         self, connection: AsyncConnection, name: GatewayKey, request: bytes, now_ms: int
     ) -> tuple[Issued, bool]:
         """A new box's certificate, and whether it takes the place of another. Raises IdentityError."""
-        replaced = await claim(connection, name, now_ms)
+        replaced = await claim(connection, self._bus, name, now_ms)
         issued = self._authority.client(str(name), requested_key(request), now_ms / 1000, self._life_s)
         await keep(connection, name, issued, "enrolled", now_ms)
         return issued, replaced

@@ -1,7 +1,6 @@
 """Gatehouse: decides who gets in: issues, renews and revokes the gateways' certificates, and checks who shows one.
 
-One object a process, over a database that several may share. What is revoked by another process comes in by
-`reload`, which whoever hears of it calls.
+One object a process, over a database that several may share: what another one revokes is heard on the bus.
 """
 
 import asyncio
@@ -9,7 +8,7 @@ import hashlib
 import hmac
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,12 +19,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from parkfleet.controller.authority import Authority, AuthorityError, certificate_of, common_name, serial_of
+from parkfleet.controller.bus import Bus
 from parkfleet.controller.checks import RefusedError, check_name
 from parkfleet.controller.database import Database
 from parkfleet.controller.deny_list import DenyList, RevokedError
 from parkfleet.controller.enrolments import Application, Enrolments, Outcome
 from parkfleet.controller.identity_errors import Fault, IdentityError
-from parkfleet.controller.identity_store import GatewayIdentity, IdentityStore
+from parkfleet.controller.identity_store import TOPIC, GatewayIdentity, IdentityStore
 from parkfleet.controller.registry import GatewayKey
 from parkfleet.controller.token_store import TokenInfo, TokenStore
 from parkfleet.protocols.files import write_durably
@@ -39,9 +39,6 @@ log = logging.getLogger(__name__)
 CERTIFICATE_S: Final = 90 * 86400.0
 #: The revoked certificates, for a broker.
 CRL_FILE: Final = "crl.pem"
-
-#: Hears of every change of a gateway's identity, for other processes to hear of it too.
-OnChanged = Callable[[GatewayKey], Awaitable[None]]
 
 
 #: What keeps somebody with a certificate out.
@@ -61,40 +58,45 @@ class Gatehouse:
     """Made by open(). clock: ms UTC."""
 
     def __init__(
-        self, database: Database, authority: Authority, folder: Path, life_s: float, clock: Callable[[], int]
+        self, database: Database, authority: Authority, folder: Path, life_s: float, clock: Callable[[], int], bus: Bus
     ) -> None:
         self.authority = authority
         self.tokens = TokenStore(database)
-        self.store = IdentityStore(database)
-        self.enrolments = Enrolments(database, authority, life_s)
+        self.store = IdentityStore(database, bus)
+        self.enrolments = Enrolments(database, authority, life_s, bus)
         self.deny = DenyList()
         self._folder = folder
         self._life_s = life_s
         self._now = clock
-        self._listeners: list[OnChanged] = []
         self._writing = asyncio.Lock()
 
     @classmethod
     async def open(
-        cls, database: Database, folder: Path, clock: Callable[[], int], life_s: float = CERTIFICATE_S
+        cls,
+        database: Database,
+        folder: Path,
+        clock: Callable[[], int],
+        life_s: float = CERTIFICATE_S,
+        bus: Bus | None = None,
     ) -> "Gatehouse":
-        """With the authority in a folder, which is made if there is none. Raises AuthorityError, OSError."""
+        """With the authority in a folder, which is made if there is none; bus: before it runs.
+
+        Raises AuthorityError, OSError, one of UNAVAILABLE.
+        """
+        bus = bus or Bus(database)
         authority = Authority.at(folder, clock() / 1000)
-        gatehouse = cls(database, authority, folder, life_s, clock)
+        gatehouse = cls(database, authority, folder, life_s, clock, bus)
         if not await gatehouse.store.bind(authority, clock()):
             raise AuthorityError(
                 f"the database is of another authority than {folder}: copy authority.pem and secrets.key from the data "
                 "folder of the controller that made it"
             )
         await gatehouse.reload()
+        bus.subscribe(TOPIC, gatehouse.reload)
         return gatehouse
 
-    def on_changed(self, listener: OnChanged) -> None:
-        """Has a listener called after each change here of a gateway's identity, once it is stored."""
-        self._listeners.append(listener)
-
-    async def reload(self) -> None:
-        """Takes in what was revoked by whomever. To be called when another process says so, or may have."""
+    async def reload(self, _: list[str] | None = None) -> None:
+        """Takes in what was revoked, by whomever. Raises one of UNAVAILABLE."""
         revoked = await self.store.revoked(self._now())
         for one in revoked:
             if ended := self.deny.revoke(one.serial, one.told):
@@ -119,7 +121,7 @@ class Gatehouse:
             word = "is enrolled" if outcome.certificate else "waits for approval"
             log.info("%s %s with join token %s, from %s", outcome.key, word, application.token, application.peer)
         if outcome.replaced:
-            await self._changed(outcome.key)
+            await self.reload()
         return outcome
 
     async def approve(self, number: int, park: str, by: str) -> GatewayKey:
@@ -127,7 +129,7 @@ class Gatehouse:
         outcome = await self.enrolments.approve(number, park, by, self._now())
         log.info("%s is enrolled: approved by %s", outcome.key, by)
         if outcome.replaced:
-            await self._changed(outcome.key)
+            await self.reload()
         return outcome.key
 
     async def deny_enrolment(self, number: int, park: str, by: str, reason: str) -> GatewayKey:
@@ -140,7 +142,7 @@ class Gatehouse:
         """Lets a gateway's box never in again; its streams are ended when this returns. Raises IdentityError."""
         identity = await self.store.revoke(key, by, reason, self._now())
         log.warning("%s", identity.revoked_told())
-        await self._changed(key)
+        await self.reload()
         return identity
 
     async def revoke_token(self, token: str, park: str, by: str) -> TokenInfo:
@@ -206,11 +208,6 @@ class Gatehouse:
             told = f"the proof is not signed with the key of the certificate of {credential.key}"
             raise IdentityError(Fault.UNPROVEN, told) from None
         return await self.renew(credential)
-
-    async def _changed(self, key: GatewayKey) -> None:
-        await self.reload()
-        for listener in self._listeners:
-            await listener(key)
 
     async def _write_crl(self, revoked: list[tuple[str, int]]) -> None:
         """For the broker. A disk that refuses keeps nobody from being revoked here."""

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from typing import Final
 
+from parkfleet.controller.access import Permission, Reach, Scope
+from parkfleet.controller.caller import caller, visible_gateways
 from parkfleet.controller.checks import RefusedError, check_name
-from parkfleet.controller.config_service import MAX_AUTHOR, MAX_REASON, Author, Context
+from parkfleet.controller.config_service import MAX_AUTHOR, MAX_REASON, Context
 from parkfleet.controller.database import UNAVAILABLE
 from parkfleet.controller.enrolment_service import refuse
 from parkfleet.controller.enrolments import Pending
@@ -26,19 +28,16 @@ _ERRORS: Final = (IdentityError, RefusedError, *UNAVAILABLE)
 class IdentityService(FleetIdentityServicer):
     """The service. enrolment: HOST:PORT that new tokens name."""
 
-    def __init__(
-        self, gatehouse: Gatehouse, enrolment: str, now_ms: Callable[[], int], author: Author = lambda _, given: given
-    ) -> None:
+    def __init__(self, gatehouse: Gatehouse, enrolment: str, now_ms: Callable[[], int]) -> None:
         self._gatehouse = gatehouse
         self._enrolment = enrolment
         self._now_ms = now_ms
-        self._author = author
 
     async def CreateToken(self, request: pb.CreateTokenRequest, context: Context) -> pb.CreateTokenResponse:
         """A new token; its text is in this answer and nowhere else."""
         try:
             check_name("park", request.park)
-            author = self._signed(context, request.author, request.reason)
+            author = _signed(request.author, request.reason)
             if not 1 <= request.uses <= MAX_USES:
                 raise RefusedError(f"a token has 1 to {MAX_USES} uses, not {request.uses}")
             _check_ttl(request.ttl_ms)
@@ -54,13 +53,13 @@ class IdentityService(FleetIdentityServicer):
             found = await self._gatehouse.tokens.all()
         except UNAVAILABLE as error:
             await refuse(context, error, "a list of join tokens")
-        tokens = (self._token(info) for info in found if request.park in ("", info.park))
+        tokens = (self._token(info) for info in found if request.park in ("", info.park) and may_enrol(info.park))
         return pb.ListTokensResponse(tokens=tokens)
 
     async def RevokeToken(self, request: pb.RevokeTokenRequest, context: Context) -> pb.JoinToken:
         """A token opens no door any more."""
         try:
-            author = self._signed(context, request.author, "")
+            author = _signed(request.author, "")
             info = await self._gatehouse.revoke_token(request.id, request.park, author)
         except _ERRORS as error:
             await refuse(context, error, "revoking a join token")
@@ -72,12 +71,13 @@ class IdentityService(FleetIdentityServicer):
             found = await self._gatehouse.enrolments.pending(request.park)
         except UNAVAILABLE as error:
             await refuse(context, error, "a list of waiting boxes")
-        return pb.ListPendingResponse(pending=map(_pending, found[:PAGE]))
+        pending = [_pending(one) for one in found if may_enrol(one.key.park)]
+        return pb.ListPendingResponse(pending=pending[:PAGE])
 
     async def Decide(self, request: pb.DecideRequest, context: Context) -> pb.DecideResponse:
         """Yes or no to a box that waits."""
         try:
-            author = self._signed(context, request.author, request.reason)
+            author = _signed(request.author, request.reason)
             if request.approve:
                 key = await self._gatehouse.approve(request.number, request.park, author)
             else:
@@ -95,7 +95,9 @@ class IdentityService(FleetIdentityServicer):
         except UNAVAILABLE as error:
             await refuse(context, error, "a list of gateways")
         more = str(found[PAGE - 1].key) if len(found) > PAGE else ""
-        return pb.ListIdentitiesResponse(identities=map(_identity, found[:PAGE]), next_page_token=more)
+        seen = visible_gateways([one.key for one in found[:PAGE]])
+        identities = (_identity(one) for one in found[:PAGE] if one.key in seen)
+        return pb.ListIdentitiesResponse(identities=identities, next_page_token=more)
 
     async def GetIdentity(self, request: pb.GetIdentityRequest, context: Context) -> pb.GetIdentityResponse:
         """A gateway with its certificates."""
@@ -124,7 +126,7 @@ class IdentityService(FleetIdentityServicer):
     async def RevokeGateway(self, request: pb.RevokeGatewayRequest, context: Context) -> pb.Identity:
         """A gateway's box is never let in again."""
         try:
-            author = self._signed(context, request.author, request.reason, reason_needed=True)
+            author = _signed(request.author, request.reason, reason_needed=True)
             key = GatewayKey(request.park, request.gateway)
             identity = await self._gatehouse.revoke(key, author, request.reason.strip())
         except _ERRORS as error:
@@ -134,7 +136,7 @@ class IdentityService(FleetIdentityServicer):
     async def ReplaceGateway(self, request: pb.ReplaceGatewayRequest, context: Context) -> pb.Identity:
         """Another box may take a gateway's name."""
         try:
-            author = self._signed(context, request.author, request.reason)
+            author = _signed(request.author, request.reason)
             _check_ttl(request.ttl_ms)
             key = GatewayKey(request.park, request.gateway)
             identity = await self._gatehouse.open_for_replacement(key, request.ttl_ms, author)
@@ -142,21 +144,27 @@ class IdentityService(FleetIdentityServicer):
             await refuse(context, error, "replacing a gateway")
         return _identity(identity)
 
-    def _signed(self, context: Context, given: str, reason: str, reason_needed: bool = False) -> str:
-        """Who does it. Raises RefusedError."""
-        author = self._author(context, given).strip()
-        if not author:
-            raise RefusedError("a change has an author")
-        if reason_needed and not reason.strip():
-            raise RefusedError("this has a reason, which the gateway's installer reads: add --reason WHY")
-        if len(author) > MAX_AUTHOR or len(reason) > MAX_REASON:
-            raise RefusedError(f"an author has at most {MAX_AUTHOR} characters, a reason {MAX_REASON}")
-        return author
-
     def _token(self, info: TokenInfo) -> pb.JoinToken:
         names = ("id", "park", "uses", "used", "approve", "created_ms", "expires_ms", "author", "reason", "revoked_by")
         facts = {name: getattr(info, name) for name in names}
         return pb.JoinToken(**facts, state=info.state(self._now_ms()))
+
+
+def may_enrol(park: str) -> bool:
+    """Whether the caller has to do with who becomes a gateway of a park."""
+    return caller().may(Permission.ENROL, Reach.every((Scope.park(park),)))
+
+
+def _signed(given: str, reason: str, reason_needed: bool = False) -> str:
+    """Who does it; given: the author where nobody signs in. Raises RefusedError."""
+    author = (caller().principal.signature or given).strip()
+    if not author:
+        raise RefusedError("a change has an author")
+    if reason_needed and not reason.strip():
+        raise RefusedError("this has a reason, which the gateway's installer reads: add --reason WHY")
+    if len(author) > MAX_AUTHOR or len(reason) > MAX_REASON:
+        raise RefusedError(f"an author has at most {MAX_AUTHOR} characters, a reason {MAX_REASON}")
+    return author
 
 
 def _check_ttl(ttl_ms: int) -> None:

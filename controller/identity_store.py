@@ -12,6 +12,7 @@ from sqlalchemy import Row, delete, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from parkfleet.controller.authority import Authority, Issued
+from parkfleet.controller.bus import Bus
 from parkfleet.controller.database import Database, upsert
 from parkfleet.controller.identity_errors import Fault, IdentityError
 from parkfleet.controller.identity_tables import authority as authority_table
@@ -20,6 +21,8 @@ from parkfleet.controller.identity_tables import gateway_identity as identities
 from parkfleet.controller.registry import GatewayKey
 from parkfleet.protocols.certificate import moment
 
+#: On the bus: a gateway some of whose certificates were revoked.
+TOPIC: Final = "identity"
 #: An answer that was lost on the way is asked for again: the same certificate is the answer then. Seconds.
 SAME_AGAIN_S: Final = 60.0
 #: A gateway's certificates are forgotten so long after their end; revoked ones never. Seconds.
@@ -57,8 +60,9 @@ class Revoked:
 class IdentityStore:
     """The identities of all gateways."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, bus: Bus) -> None:
         self._database = database
+        self._bus = bus
 
     async def bind(self, authority: Authority, now_ms: int) -> bool:
         """Ties the database to one authority; whether it is that one."""
@@ -125,6 +129,7 @@ class IdentityStore:
                 values = {"revoked_ms": now_ms, "revoked_by": by, "revoked_reason": reason, "replace_until_ms": None}
                 await connection.execute(update(identities).where(_named(key)).values(values))
             await _revoke_certificates(connection, key, reason or "revoked", now_ms)
+            await self._bus.tell(connection, TOPIC, str(key))
             found = await _found(connection, key)
             assert found is not None
             return found
@@ -161,7 +166,7 @@ class IdentityStore:
             return issued.pem
 
 
-async def claim(connection: AsyncConnection, key: GatewayKey, now_ms: int) -> bool:
+async def claim(connection: AsyncConnection, bus: Bus, key: GatewayKey, now_ms: int) -> bool:
     """Gives a name to a new box; whether it takes the place of another. Raises IdentityError."""
     row = {"park": key.park, "gateway": key.gateway, "enrolled_ms": now_ms, "revoked_by": "", "revoked_reason": ""}
     statement = upsert(connection, identities).values(row).on_conflict_do_nothing()
@@ -169,6 +174,7 @@ async def claim(connection: AsyncConnection, key: GatewayKey, now_ms: int) -> bo
         return False
     await check_free(connection, key, now_ms)
     await _revoke_certificates(connection, key, "another box has taken its place", now_ms)
+    await bus.tell(connection, TOPIC, str(key))
     row |= {"replace_until_ms": None, "revoked_ms": None}
     await connection.execute(update(identities).where(_named(key)).values(row))
     return True

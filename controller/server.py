@@ -1,74 +1,43 @@
-"""ControllerServer: the controller's whole life: binds, serves agents and operators, ends politely.
-
-With gates it has three ports, each a server of its own, so that none serves what belongs to another: sessions, for
-gateways with a certificate (mutual TLS); enrolment, for boxes that have none (TLS); operators (TLS, and whatever its
-interceptors ask for). Without, all stands on one plain port, for one machine.
-"""
+"""ControllerServer: the controller's whole life: binds, serves agents and operators, ends politely."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-import grpc
 from grpc import aio
 
-from parkfleet.controller.config_delivery import ConfigDelivery
-from parkfleet.controller.config_fleet import ConfigFleet
-from parkfleet.controller.config_service import ConfigService
-from parkfleet.controller.fleet import MAX_WATCHERS, FleetState, read_clock
+from parkfleet.controller.caller import Nowhere
+from parkfleet.controller.fleet import FleetState, read_clock
 from parkfleet.controller.fleet_service import FleetService
-from parkfleet.controller.registry import MAX_GATEWAYS, Moment
+from parkfleet.controller.gate import Gatekeeper, OpenGate
+from parkfleet.controller.guard import Guard
+from parkfleet.controller.listeners import Gates, Listeners, guarded_listeners, plain_listeners
+from parkfleet.controller.registry import Moment
 from parkfleet.controller.sessions import AgentSessions
 from parkfleet.proto import limits
 from parkfleet.proto.config_pb2_grpc import add_FleetConfigurationServicer_to_server
 from parkfleet.proto.fleet_pb2_grpc import add_FleetServicer_to_server
 from parkfleet.proto.session_pb2_grpc import add_AgentSessionServicer_to_server
-from parkfleet.protocols.address import is_everywhere, split_address
+from parkfleet.protocols.address import split_address
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # with the controller's own packages only
+    from parkfleet.controller.config_delivery import ConfigDelivery
     from parkfleet.controller.gatehouse import Gatehouse
+    from parkfleet.controller.operators import Operators
+    from parkfleet.controller.replica import Replica
+    from parkfleet.controller.storage import Storage
 
 #: After the goodbyes: for calls that are being answered. Seconds.
 STOP_GRACE_S: Final = 2.0
-#: Calls at once: strangers get a small part of the machine; operators have their watches and some calls beside.
-MAX_STRANGERS: Final = 200
-MAX_OPERATORS: Final = MAX_WATCHERS + 200
-
-_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", limits.MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", limits.MAX_MESSAGE_BYTES),
-    # A second controller on the same port is a mistake to be told, not a way to share the load.
-    ("grpc.so_reuseport", 0),
-    # A box that lost its power leaves a half-open connection behind: found within 80 s, also before its hello.
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    # Agents ping every 60 s; at the default (300 s) they would be thrown out for pinging too much.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
-)
-_ENROLMENT_OPTIONS: Final = (("grpc.max_receive_message_length", limits.MAX_ENROLMENT_BYTES), *_OPTIONS[1:])
-
-
-class BindError(Exception):
-    """The address cannot be listened on; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class Gates:
-    """Who guards the ports, and which there are beside that of the sessions."""
-
-    house: "Gatehouse"
-    enrolment: str = "127.0.0.1:0"
-    operators: str = "127.0.0.1:0"
-    names: Sequence[str] = ()  # by which gateways reach the controller; the first stands in tokens
 
 
 class ControllerServer:
     """A controller that serves while its block runs.
 
-    address is host:port of the sessions, port 0 for any free one; heartbeat_interval in seconds; interceptors guard
-    the operators' port. Entering raises BindError.
+    address is host:port, port 0 for any free one; heartbeat_interval in seconds; without storage it remembers nothing,
+    and manages no configuration; without operators it asks nobody who they are; without gates everything stands on one
+    plain port. Entering raises BindError.
     """
 
     def __init__(
@@ -76,132 +45,115 @@ class ControllerServer:
         address: str,
         heartbeat_interval: float = 10.0,
         clock: Callable[[], Moment] = read_clock,
-        config: ConfigFleet | None = None,
+        storage: "Storage | None" = None,
+        operators: "Operators | None" = None,
         gates: Gates | None = None,
-        interceptors: Sequence[aio.ServerInterceptor] = (),
     ) -> None:
         low, high = limits.HEARTBEAT_S
         if not low <= heartbeat_interval <= high:
             raise ValueError(f"the heartbeat interval must be from {low:g} s to {high:g} s")
-        self.host, _ = split_address(address)
-        self.port = 0
-        self.fleet = FleetState(heartbeat_interval, clock)
-        self.enrolment = ""  # host:port with the real port; "" without gates
-        self.operators = ""  # host:port with the real port
-        self._config = config
+        self.fleet = FleetState(heartbeat_interval, clock, storage.bus.name if storage else "")
+        self._storage = storage
+        self._operators = operators
         self._gates = gates
-        self._interceptors = interceptors
         self._asked = address
-        self._servers: list[aio.Server] = []
+        self._listeners: Listeners | None = None
         self._tasks = asyncio.TaskGroup()
-        self._ticker: asyncio.Task[None] | None = None
-        self._deliverer: asyncio.Task[None] | None = None
+        self._running: list[asyncio.Task[None]] = []
+        self._replica: Replica | None = None
 
     @property
     def address(self) -> str:
-        """host:port of the sessions with the real port."""
-        return f"{self.host}:{self.port}"
+        """host:port of the sessions, with the real port."""
+        return self.listeners.sessions.address
+
+    @property
+    def port(self) -> int:
+        """That of the sessions."""
+        return split_address(self.address)[1]
+
+    @property
+    def listeners(self) -> Listeners:
+        """The ports, while it serves."""
+        if self._listeners is None:
+            raise RuntimeError("use ControllerServer as a block: async with ControllerServer(address) as server")
+        return self._listeners
 
     async def __aenter__(self) -> Self:
-        delivery = None
-        if self._config is not None:
-            delivery = ConfigDelivery(self._config, lambda: self.fleet.now().wall_ms)
-        try:
-            if self._gates is None:
-                self._open_plainly(delivery)
-            else:
-                self._open_gates(self._gates, delivery)
-        except BindError:
-            await asyncio.gather(*(server.stop(None) for server in self._servers))
-            raise
-        for server in self._servers:
-            await server.start()
+        guard = [Guard(self._gate())]
+        if self._gates is None:
+            listeners = plain_listeners(self._asked, guard)
+        else:
+            listeners = await guarded_listeners(
+                self._asked, self._gates, guard, lambda: self.fleet.now().wall_ms / 1000
+            )
+        self._listeners = listeners
+        operators = listeners.operators.server
+        delivery = await self._remember(self._storage, operators) if self._storage else None
+        if self._operators is not None:
+            add_operators(self._operators, operators)
+        house = self._gates.house if self._gates else None
+        sessions = AgentSessions(self.fleet, delivery, house=house)
+        add_AgentSessionServicer_to_server(sessions, listeners.sessions.server)
+        add_FleetServicer_to_server(FleetService(self.fleet, delivery), operators)
+        if house is not None:
+            add_identity(house, listeners, lambda: self.fleet.now().wall_ms)
+        await listeners.start()
         await self._tasks.__aenter__()
-        self._ticker = self._tasks.create_task(self._tick(), name="controller tick")
-        if delivery is not None:
-            self._deliverer = self._tasks.create_task(delivery.run(), name="configuration delivery")
+        self._run(self._tick(), "controller tick")
+        if self._storage is not None and self._replica is not None and delivery is not None:
+            self._run(self._storage.bus.run(), "bus")
+            self._run(self._replica.run(), "replica")
+            self._run(delivery.run(), "configuration delivery")
+        if self._operators is not None:
+            self._run(self._operators.run(), "refused attempts")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        assert self._servers and self._ticker is not None
         self.fleet.end_all("the controller is stopping")
-        await asyncio.gather(*(server.stop(STOP_GRACE_S) for server in self._servers))
-        self._ticker.cancel()
-        if self._deliverer is not None:
-            self._deliverer.cancel()
+        await self.listeners.stop(STOP_GRACE_S)
+        for task in self._running:
+            task.cancel()
         # A cancellation may be the group's own, after a failed task: it must see it. Other errors go on unwrapped.
         if kind is not asyncio.CancelledError:
             kind = error = traceback = None
-        await self._tasks.__aexit__(kind, error, traceback)
-
-    def _open_plainly(self, delivery: ConfigDelivery | None) -> None:
-        """Everything on one port, for whoever reaches it. Raises BindError."""
-        calls = MAX_GATEWAYS + MAX_OPERATORS
-        server, self.port = self._listen(self._asked, None, calls, interceptors=self._interceptors)
-        self.operators = self.address
-        add_AgentSessionServicer_to_server(AgentSessions(self.fleet, delivery), server)
-        self._add_operators(server, delivery)
-
-    def _open_gates(self, gates: Gates, delivery: ConfigDelivery | None) -> None:
-        """A port for each kind of guest. Raises BindError."""
-        from parkfleet.controller.enrolment_service import EnrolmentService, PublicAddresses, RenewalService
-        from parkfleet.controller.identity_service import IdentityService
-        from parkfleet.controller.server_certificate import ServerCertificate
-        from parkfleet.proto.enrolment_pb2_grpc import (
-            add_CertificateRenewalServicer_to_server,
-            add_EnrolmentServicer_to_server,
-        )
-        from parkfleet.proto.identity_pb2_grpc import add_FleetIdentityServicer_to_server
-
-        asked = (self._asked, gates.enrolment, gates.operators)
-        names = [*gates.names, *(host for host, _ in map(split_address, asked) if not is_everywhere(host))]
-        certificate = ServerCertificate(
-            gates.house.authority, [*names, "localhost", "127.0.0.1", "::1"], lambda: self.fleet.now().wall_ms / 1000
-        )
-        guarded = certificate.credentials(mutual=True)
-        sessions, self.port = self._listen(self._asked, guarded, 2 * MAX_GATEWAYS)
-        tls = certificate.credentials(mutual=False)
-        strangers, port = self._listen(gates.enrolment, tls, MAX_STRANGERS, options=_ENROLMENT_OPTIONS)
-        self.enrolment = f"{split_address(gates.enrolment)[0]}:{port}"
-        tls = certificate.credentials(mutual=False)  # gRPC takes one for one port
-        operators, port = self._listen(gates.operators, tls, MAX_OPERATORS, interceptors=self._interceptors)
-        self.operators = f"{split_address(gates.operators)[0]}:{port}"
-        public = PublicAddresses(_public(names, self.address), _public(names, self.enrolment))
-
-        add_AgentSessionServicer_to_server(AgentSessions(self.fleet, delivery, gatehouse=gates.house), sessions)
-        add_CertificateRenewalServicer_to_server(RenewalService(gates.house, public), sessions)
-        add_EnrolmentServicer_to_server(EnrolmentService(gates.house, public), strangers)
-        self._add_operators(operators, delivery)
-        identity = IdentityService(gates.house, public.enrolment, lambda: self.fleet.now().wall_ms)
-        add_FleetIdentityServicer_to_server(identity, operators)
-
-    def _add_operators(self, server: aio.Server, delivery: ConfigDelivery | None) -> None:
-        """What operators may ask for."""
-        if self._config is not None:
-            add_FleetConfigurationServicer_to_server(ConfigService(self._config), server)
-        add_FleetServicer_to_server(FleetService(self.fleet, delivery), server)
-
-    def _listen(
-        self,
-        address: str,
-        credentials: grpc.ServerCredentials | None,
-        calls: int,
-        options: Sequence[tuple[str, int]] = _OPTIONS,
-        interceptors: Sequence[aio.ServerInterceptor] = (),
-    ) -> tuple[aio.Server, int]:
-        """A server on a port, which it has from now on, and the port. Raises BindError."""
-        server = aio.server(options=options, maximum_concurrent_rpcs=calls, interceptors=interceptors)
-        self._servers.append(server)
         try:
-            if credentials is None:
-                return server, server.add_insecure_port(address)
-            return server, server.add_secure_port(address, credentials)
-        except RuntimeError:
-            raise BindError(
-                f"cannot listen on {address}: another process has the port, or the address is not of this machine"
-            ) from None
+            await self._tasks.__aexit__(kind, error, traceback)
+        finally:
+            if self._replica is not None:
+                await self._replica.close()
+            if self._operators is not None:
+                await self._operators.close()
+
+    def _seconds(self) -> float:
+        """The time, since 1970."""
+        return self.fleet.now().wall_ms / 1000
+
+    async def _remember(self, storage: "Storage", server: aio.Server) -> "ConfigDelivery":
+        """Takes what is stored of the fleet, and serves its configuration."""
+        from parkfleet.controller.config_delivery import ConfigDelivery
+        from parkfleet.controller.config_service import ConfigService
+        from parkfleet.controller.replica import Replica
+
+        self._replica = Replica(self.fleet, storage)
+        await self._replica.load()
+        add_FleetConfigurationServicer_to_server(ConfigService(storage.config), server)
+        return ConfigDelivery(storage.config, lambda: self.fleet.now().wall_ms, self._replica.recorder.reported)
+
+    def _run(self, work: Coroutine[None, None, None], name: str) -> None:
+        self._running.append(self._tasks.create_task(work, name=name))
+
+    def _gate(self) -> Gatekeeper:
+        """Before operators' calls: a controller without people asks nobody who they are."""
+        if self._operators is not None:
+            return self._operators.gate
+        if self._storage is None:
+            return OpenGate(Nowhere())
+        from parkfleet.controller.config_access import ConfigBelonging
+
+        return OpenGate(ConfigBelonging(self._storage.config))
 
     async def _tick(self) -> None:
         """Looks for silent gateways, four times an interval and at least once a second."""
@@ -210,8 +162,29 @@ class ControllerServer:
             self.fleet.tick()
 
 
-def _public(names: Sequence[str], address: str) -> str:
-    """An address as gateways are to call it."""
-    host, port = split_address(address)
-    name = names[0] if names else host
-    return f"[{name}]:{port}" if ":" in name and not name.startswith("[") else f"{name}:{port}"
+def add_operators(operators: "Operators", server: aio.Server) -> None:
+    """The services of people, tokens and audit."""
+    from parkfleet.controller.audit_service import AuditService
+    from parkfleet.controller.operators_service import OperatorsService
+    from parkfleet.proto.operators_pb2_grpc import add_AuditServicer_to_server, add_OperatorsServicer_to_server
+
+    add_OperatorsServicer_to_server(OperatorsService(operators), server)
+    add_AuditServicer_to_server(AuditService(operators.audit), server)
+
+
+def add_identity(house: "Gatehouse", listeners: Listeners, now_ms: Callable[[], int]) -> None:
+    """The services of enrolment and certificates, each on its port."""
+    from parkfleet.controller.enrolment_service import EnrolmentService, RenewalService
+    from parkfleet.controller.identity_service import IdentityService
+    from parkfleet.proto.enrolment_pb2_grpc import (
+        add_CertificateRenewalServicer_to_server,
+        add_EnrolmentServicer_to_server,
+    )
+    from parkfleet.proto.identity_pb2_grpc import add_FleetIdentityServicer_to_server
+
+    public, enrolment = listeners.public, listeners.enrolment
+    assert public is not None and enrolment is not None
+    add_CertificateRenewalServicer_to_server(RenewalService(house, public), listeners.sessions.server)
+    add_EnrolmentServicer_to_server(EnrolmentService(house, public), enrolment.server)
+    operators = listeners.operators.server
+    add_FleetIdentityServicer_to_server(IdentityService(house, public.enrolment, now_ms), operators)

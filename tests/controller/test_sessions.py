@@ -10,8 +10,9 @@ import pytest
 
 from parkfleet.controller.client import FleetClient, FleetError, UnreachableError
 from parkfleet.controller.fleet import MAX_WATCHERS, FleetState
+from parkfleet.controller.listeners import BindError
 from parkfleet.controller.registry import GatewayKey, State
-from parkfleet.controller.server import BindError, ControllerServer
+from parkfleet.controller.server import ControllerServer
 from parkfleet.controller.sessions import AgentSessions, Allowance
 from parkfleet.controller.view import GatewayView
 from parkfleet.proto import common_pb2, limits
@@ -224,7 +225,7 @@ async def test_list_comes_in_pages(server: ControllerServer, client: FleetClient
     """More than fits into one message arrives whole and in order, also of one park alone."""
     for number in range(60):
         park, name = ("p1", "p2")[number % 2], f"gw-{number:02}"
-        handle = server.fleet.admit(hello(name, park).hello, "test", lambda reason, ms: None)
+        handle = await server.fleet.admit(hello(name, park).hello, "test", lambda reason, ms: None)
         lines = [common_pb2.LineStatus(id=f"line-{n}", told="x" * 150, up=True) for n in range(1000)]
         handle.heartbeat(common_pb2.Heartbeat(lines=lines))
     views = await client.list_gateways()
