@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Final, Self
 
 from grpc import aio
 
+from parkfleet.controller.admission import Admission
 from parkfleet.controller.caller import Nowhere
 from parkfleet.controller.fleet import FleetState, read_clock
 from parkfleet.controller.fleet_service import FleetService
 from parkfleet.controller.gate import Gatekeeper, OpenGate
 from parkfleet.controller.guard import Guard
 from parkfleet.controller.listeners import Gates, Listeners, guarded_listeners, plain_listeners
+from parkfleet.controller.load import Load
 from parkfleet.controller.registry import Moment
 from parkfleet.controller.sessions import AgentSessions
 from parkfleet.proto import limits
@@ -47,12 +49,15 @@ class ControllerServer:
         clock: Callable[[], Moment] = read_clock,
         storage: "Storage | None" = None,
         operators: "Operators | None" = None,
+        door: Admission | None = None,
         gates: Gates | None = None,
     ) -> None:
         low, high = limits.HEARTBEAT_S
         if not low <= heartbeat_interval <= high:
             raise ValueError(f"the heartbeat interval must be from {low:g} s to {high:g} s")
         self.fleet = FleetState(heartbeat_interval, clock, storage.bus.name if storage else "")
+        self.door = door or Admission()
+        self.load = Load(self.door)
         self._storage = storage
         self._operators = operators
         self._gates = gates
@@ -93,7 +98,7 @@ class ControllerServer:
         if self._operators is not None:
             add_operators(self._operators, operators)
         house = self._gates.house if self._gates else None
-        sessions = AgentSessions(self.fleet, delivery, house=house)
+        sessions = AgentSessions(self.fleet, delivery, door=self.door, house=house)
         add_AgentSessionServicer_to_server(sessions, listeners.sessions.server)
         add_FleetServicer_to_server(FleetService(self.fleet, delivery), operators)
         if house is not None:
@@ -101,6 +106,7 @@ class ControllerServer:
         await listeners.start()
         await self._tasks.__aenter__()
         self._run(self._tick(), "controller tick")
+        self._run(self.load.run(), "load")
         if self._storage is not None and self._replica is not None and delivery is not None:
             self._run(self._storage.bus.run(), "bus")
             self._run(self._replica.run(), "replica")
