@@ -96,7 +96,7 @@ class ManagedAgent:
             if stop.is_set() or polling.done():
                 await _ended(lines, polling)
             else:
-                lines.release(self._next_plan())
+                await lines.release(self._next_plan(), FINISH_SCANS_S)
 
         running = asyncio.create_task(service.run(over, hand_over), name="agent service")
         try:

@@ -159,6 +159,7 @@ class AgentService:
         gateway = self._configuration.gateway
         if gateway.controller is None:
             return
+        from parkfleet.agent.credential_keeper import CredentialKeeper
         from parkfleet.agent.doers import Doers
         from parkfleet.agent.session import ControllerSession
 
@@ -174,6 +175,7 @@ class AgentService:
         latest = await self._buffer.stats()
         async with asyncio.TaskGroup() as group:
             manager = self._manager
+            identity = self._configuration.path(gateway.controller.identity)
             session = ControllerSession(
                 gateway.controller.url,
                 facts,
@@ -181,6 +183,7 @@ class AgentService:
                 manager.state if manager else None,
                 on_desired=manager.offer if manager else None,
                 doers=Doers(self._configuration, control, manager.restart if manager else None).table(),
+                keeper=CredentialKeeper(gateway.controller.url, identity),
             )
             self._session = session.status
             group.create_task(session.run(), name="controller session")

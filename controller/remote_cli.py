@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from parkfleet.controller.call import DEFAULT, Controller, run_call
+from parkfleet.controller.call import DEFAULT, Controller, fleet_client, run_call
 
 if TYPE_CHECKING:
     from parkfleet.proto.remote_pb2 import RemoteCall
@@ -259,10 +259,9 @@ async def _said(controller: str, method: str, call: "RemoteCall") -> AsyncIterat
     """What a gateway says, as it comes. Raises FleetError."""
     from grpc import aio
 
-    from parkfleet.controller.client import FleetClient
     from parkfleet.proto.remote_pb2_grpc import RemoteHandsStub
 
-    async with FleetClient(controller) as fleet:
+    async with fleet_client(controller) as fleet:
         stream = getattr(RemoteHandsStub(fleet.channel), method)(call)
         try:
             async for output in stream:
