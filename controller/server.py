@@ -17,7 +17,8 @@ from parkfleet.controller.guard import Guard
 from parkfleet.controller.load import Load
 from parkfleet.controller.registry import MAX_GATEWAYS, Moment
 from parkfleet.controller.sessions import AgentSessions
-from parkfleet.proto import limits
+from parkfleet.controller.vitals import Pulse, Vitals
+from parkfleet.proto import config_pb2, fleet_pb2, limits, operators_pb2, session_pb2
 from parkfleet.proto.config_pb2_grpc import add_FleetConfigurationServicer_to_server
 from parkfleet.proto.fleet_pb2_grpc import add_FleetServicer_to_server
 from parkfleet.proto.session_pb2_grpc import add_AgentSessionServicer_to_server
@@ -72,6 +73,7 @@ class ControllerServer:
         self.fleet = FleetState(heartbeat_interval, clock, storage.bus.name if storage else "")
         self.door = door or Admission()
         self.load = Load(self.door)
+        self.pulse = Pulse(self)
         self._storage = storage
         self._operators = operators
         self._asked = address
@@ -79,21 +81,37 @@ class ControllerServer:
         self._tasks = asyncio.TaskGroup()
         self._running: list[asyncio.Task[None]] = []
         self._replica: Replica | None = None
+        self.delivery: ConfigDelivery | None = None
 
     @property
     def address(self) -> str:
         """host:port with the real port."""
         return f"{self.host}:{self.port}"
 
+    @property
+    def replica(self) -> str:
+        """This controller's name among the replicas; empty without storage."""
+        return self._storage.bus.name if self._storage else ""
+
+    def vitals(self) -> Vitals | None:
+        """How storing fares; None without storage."""
+        if self._storage is None or self._replica is None:
+            return None
+        is_storing, is_listening = self._replica.recorder.is_storing, self._storage.bus.is_listening
+        return Vitals(self._storage.database.commits, is_storing, is_listening, self._replica.others)
+
     async def __aenter__(self) -> Self:
         self._server = aio.server(
             options=_OPTIONS, maximum_concurrent_rpcs=MAX_GATEWAYS + MAX_WATCHERS, interceptors=[Guard(self._gate())]
         )
-        delivery = await self._remember(self._storage, self._server) if self._storage else None
+        if self._storage is not None:
+            self.delivery = await self._remember(self._storage, self._server)
         if self._operators is not None:
             add_operators(self._operators, self._server)
-        add_AgentSessionServicer_to_server(AgentSessions(self.fleet, delivery, door=self.door), self._server)
-        add_FleetServicer_to_server(FleetService(self.fleet, delivery), self._server)
+        add_AgentSessionServicer_to_server(AgentSessions(self.fleet, self.delivery, door=self.door), self._server)
+        add_FleetServicer_to_server(FleetService(self.fleet, self.delivery), self._server)
+        if self._storage is not None:
+            self._add_standard_services(self._server)
         try:
             self.port = self._server.add_insecure_port(self._asked)
         except RuntimeError:
@@ -104,10 +122,11 @@ class ControllerServer:
         await self._tasks.__aenter__()
         self._run(self._tick(), "controller tick")
         self._run(self.load.run(), "load")
-        if self._storage is not None and self._replica is not None and delivery is not None:
+        self._run(self.pulse.run(), "pulse")
+        if self._storage is not None and self._replica is not None and self.delivery is not None:
             self._run(self._storage.bus.run(), "bus")
             self._run(self._replica.run(), "replica")
-            self._run(delivery.run(), "configuration delivery")
+            self._run(self.delivery.run(), "configuration delivery")
         if self._operators is not None:
             self._run(self._operators.run(), "refused attempts")
         return self
@@ -141,6 +160,14 @@ class ControllerServer:
         await self._replica.load()
         add_FleetConfigurationServicer_to_server(ConfigService(storage.config), server)
         return ConfigDelivery(storage.config, lambda: self.fleet.now().wall_ms, self._replica.recorder.reported)
+
+    def _add_standard_services(self, server: aio.Server) -> None:
+        """What probes and tools ask for."""
+        from parkfleet.controller.health_service import add_standard_services
+
+        files = [session_pb2, fleet_pb2, config_pb2, *([operators_pb2] if self._operators else [])]
+        names = [service.full_name for file in files for service in file.DESCRIPTOR.services_by_name.values()]
+        add_standard_services(self.pulse, server, names)
 
     def _run(self, work: Coroutine[None, None, None], name: str) -> None:
         self._running.append(self._tasks.create_task(work, name=name))
