@@ -13,8 +13,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from parkfleet.controller.listeners import BindError
 from parkfleet.controller.metrics import Metrics
-from parkfleet.controller.server import BindError, ControllerServer, split_address
+from parkfleet.controller.server import ControllerServer
+from parkfleet.protocols.address import split_address
 
 #: Prometheus and a load balancer ask; somebody who opens more connections waits.
 MAX_CONNECTIONS: Final = 50

@@ -21,7 +21,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from parkfleet.controller.config_layers import LayerName, read_layer
 from parkfleet.controller.config_secrets import SecretBox
 from parkfleet.controller.database import Database
-from parkfleet.controller.server import BindError, ControllerServer
+from parkfleet.controller.listeners import BindError
+from parkfleet.controller.server import ControllerServer
 from parkfleet.controller.storage import Storage
 from parkfleet.controller.web import WebServer, web_app
 from parkfleet.protocols.document import Document
