@@ -211,7 +211,7 @@ class LineAddress(msgspec.Struct, frozen=True):
     @property
     def is_serial(self) -> bool:
         """Whether it hangs on a serial port."""
-        return bool(self.device)
+        return self.kind in ("serial", "ascii")
 
     def under(self, folder: Path) -> "LineAddress":
         """With its files named from the folder of the configuration."""
