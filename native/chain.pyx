@@ -30,7 +30,7 @@ cdef size_t MOST_SERIES = 400_000
 CELLS = b.CELLS
 WEIGHTS = v.WEIGHTS
 #: Where cells begin that are a series' own at first, those of contexts, and all others.
-OWN, SHARED, FIRSTS = v.OWN, v.SHARED, v.FIRSTS
+OWN, SHARED, FIRSTS, LATE_OWN = v.OWN, v.SHARED, v.FIRSTS, v.LATE_OWN
 INPUTS, HABITS = v.INPUTS, v.HABITS
 
 make_tables()
@@ -83,6 +83,29 @@ cdef class Chain:
     def learned(self):
         """Cells and weights as they are now."""
         return (<char*> self.tables.cells)[:4 * b.CELLS], (<char*> self.tables.weights)[:4 * v.WEIGHTS]
+
+    def settle(self):
+        cdef size_t entry, column
+        for entry in range(<size_t> len(self.set_of)):
+            if self.meters[entry].seen:
+                self.meters[entry].seen = 3
+                for column in range(<size_t> len(self.layouts[self.set_of[entry]][0])):
+                    self.meters[entry].series[column].stale = self.meters[entry].series[column].seen > 0
+
+    def fork(self, Chain other):
+        """Becomes a copy of another chain of the same schema."""
+        cdef size_t entry, column, width
+        memcpy(self.tables.cells, other.tables.cells, 4 * b.CELLS)
+        memcpy(self.tables.weights, other.tables.weights, 4 * v.WEIGHTS)
+        for entry in range(<size_t> len(self.set_of)):
+            if other.meters[entry].series != NULL:
+                width = len(self.layouts[self.set_of[entry]][0])
+                self.meet(&self.meters[entry], width)
+                series, own = <size_t> self.meters[entry].series, <size_t> self.meters[entry].own
+                memcpy(<void*> <size_t> series, other.meters[entry].series, width * sizeof(Series))
+                memcpy(<void*> <size_t> own, other.meters[entry].own, 2 * width * NODES * sizeof(uint32_t))
+                self.meters[entry] = other.meters[entry]
+                self.meters[entry].series, self.meters[entry].own = <Series*> <size_t> series, <uint32_t*> <size_t> own
 
     def encode(self, list blocks):
         """The body of a batch. Raises ValueError for blocks that have no sense, before anything is learned from them.
@@ -157,7 +180,7 @@ cdef class Chain:
                 readings += max(len(block[2]), len(block[1]))
                 found.append(block)
                 at += 1
-            m.seen = 2 if present else 1 if m.seen else 0
+            m.seen = 2 if present else 3 if m.seen == 3 else 1 if m.seen else 0
         return found
 
     cdef tuple block(self, Coder* c, size_t entry, tuple block, Before* before, size_t most):
@@ -199,7 +222,7 @@ cdef class Chain:
                 row_times(c, self.tables.cells, m, before, at_ts, rows)
                 row_qualities(c, self.tables.cells, m, at_quality, rows, width)
                 row_values(
-                    c, &self.tables, m, at_slots, at_quality, rows, width, at_types, at_digits, at_kinds,
+                    c, &self.tables, m, at_ts, at_slots, at_quality, rows, width, at_types, at_digits, at_kinds,
                     at_quantities, at_firsts, numbers
                 )
         finally:
@@ -217,7 +240,7 @@ cdef class Chain:
         if self.series + width > MOST_SERIES:
             raise ValueError(f"more than {MOST_SERIES} columns in one chain")
         m.series = <Series*> calloc(width + 1, sizeof(Series))
-        m.own = <uint32_t*> malloc((width * NODES + 1) * sizeof(uint32_t))
+        m.own = <uint32_t*> malloc((2 * width * NODES + 1) * sizeof(uint32_t))
         if m.series == NULL or m.own == NULL:
             raise MemoryError
         self.series += width

@@ -22,6 +22,7 @@ cdef enum:
     LINEAR = 4  # changes by a weighted sum of six features
     FORECASTS = 5
     TAPS = 6
+    GUESSES = 5  # of a stale series
     FEATURE_MAX = 1 << 18  # from it on a number is no feature: keeps every product below 2^63
     TAP_MAX = 1 << 20
     LINEAR_PACE = 4
@@ -34,7 +35,23 @@ cdef struct Ratio:  # least squares of change = ratio × feature, over the last 
     int64_t bottom
 
 
+cdef struct Record:  # how a series' errors have been of late
+    int32_t size  # mean bit length of the errors, in 1/32
+    int length1  # bit length of the error before, and of the one before it
+    int length2
+    bint down  # sign of the error before
+    int quiet  # errors of 0 since the last other, up to 255
+
+
 cdef struct Series:
+    bint stale
+    uint32_t spans  # stale values so far, up to 255
+    int64_t first
+    int64_t first_ts
+    int64_t mean
+    int32_t guess_costs[GUESSES]
+    Record live
+    Record late
     uint32_t seen  # values since the key, up to 255
     uint8_t known  # whether its coding, grain and cells are set up
     uint8_t coding
@@ -51,11 +68,6 @@ cdef struct Series:
     Ratio rate
     int64_t taps[TAPS]  # weights of the features, in 1/65536
     int32_t costs[FORECASTS]  # mean loudness of the errors, in 1/64
-    int32_t size  # mean bit length of the errors, in 1/32
-    int length1  # bit length of the error before, and of the one before it
-    int length2
-    bint down  # sign of the error before
-    int quiet  # errors of 0 since the last other, up to 255
 
 
 cdef struct Beside:  # what the row says so far; 0 where a column has no value
@@ -66,6 +78,8 @@ cdef struct Beside:  # what the row says so far; 0 where a column has no value
     int length1  # bit length of the error of the column before, and of the one before it
     int length2
     int moved  # columns whose error was not 0
+    int64_t gap  # steps since the entry's last row
+    int64_t ts  # of the row
 
 
 cdef struct Outlook:  # forecasts of one change, and what they are made of
