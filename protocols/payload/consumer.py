@@ -15,7 +15,7 @@ import msgspec
 from parkfleet.protocols.payload.chain import CHAINED, KEY, Decoder
 from parkfleet.protocols.payload.codecs import decode
 from parkfleet.protocols.payload.envelope import Envelope
-from parkfleet.protocols.payload.errors import PayloadError
+from parkfleet.protocols.payload.errors import ChainError, PayloadError
 from parkfleet.protocols.payload.intervals import IntervalSet
 from parkfleet.protocols.payload.memory import MAX_DOUBLINGS, Memory, Range, Source, SqliteMemory
 from parkfleet.protocols.payload.parts import rows_of, unpack_parts
@@ -339,7 +339,11 @@ class Consumer:
             return [Duplicate(topic, envelope)]
         if envelope.codec != CHAINED and envelope.schema_id not in gateway.schemas:
             return self._wait(gateway, topic, envelope)
-        schema, rows = _decoded(gateway, envelope)  # before it counts as taken: a damaged one may come again
+        try:
+            schema, rows = _decoded(gateway, envelope)  # before it counts as taken: a damaged one may come again
+        except ChainError:
+            self._memory.expect(source, first, last, self._clock())
+            raise
         if fresh != [(first, last)]:
             rows = _in_part(envelope, rows, fresh)
         if self._confirm:
@@ -363,7 +367,7 @@ class Consumer:
 
 
 def _decoded(gateway: _Gateway, envelope: Envelope) -> tuple[Schema, list[Rows]]:
-    """Raises PayloadError; ChainError for a batch that continues one which is missing: the gap's replay heals it."""
+    """Raises PayloadError; ChainError for a batch that continues one which is missing: the replay of both heals it."""
     decoder = gateway.decoders.setdefault(envelope.epoch, Decoder())
     while len(gateway.decoders) > MAX_DECODERS:
         del gateway.decoders[next(iter(gateway.decoders))]
