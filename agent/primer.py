@@ -25,10 +25,12 @@ class PrimerBuilder:
 
     def __init__(self, schema: Schema, first_ts: int, last_ts: int) -> None:
         """The times between which it gathers, ms UTC."""
+        self.first_ts = first_ts
         self._schema = Schema(schema.entries)
         width = sum(len(entry.columns) for entry in schema.entries)
         readings = min(max(_READINGS, _ROWS * width), _MOST_READINGS)
-        self._left = self._left_single = readings // 2
+        self._left = min(max(readings // 2, width), readings)
+        self._left_single = readings - self._left
         self._each = max(self._left_single // _SINGLE, width)
         self._step = (last_ts - first_ts) // 3 // _SINGLE
         self._stretch_ends = first_ts + (last_ts - first_ts) * 2 // 3
@@ -42,13 +44,12 @@ class PrimerBuilder:
         if not rows:
             return False
         ts = min(block.ts[0] for block in rows)
-        if self._left > 0 and ts <= self._stretch_ends:
+        if ts <= self._stretch_ends:
             part = _at_most(rows, self._left)
-            self._left -= _readings(part)
+            self._left = self._left - _readings(part) if _readings(part) == _readings(rows) else 0  # without a gap
             for block in part:
                 _append(self._stretch.setdefault(block.entry, Rows(block.entry)), block)
-        elif ts >= self._next and self._left_single > 0:
-            part = _at_most(rows, min(self._each, self._left_single))
+        elif ts >= self._next and (part := _at_most(rows, min(self._each, self._left_single))):
             self._left_single -= _readings(part)
             self._single.append(part)
             self._next = ts + self._step
@@ -72,12 +73,13 @@ def _readings(rows: Sequence[Rows]) -> int:
 
 
 def _at_most(rows: Sequence[Rows], readings: int) -> list[Rows]:
-    """The first rows of each block, alike many, so that they have not more readings than that, or one row each."""
-    longest = max(len(block.ts) for block in rows)
+    """The first rows of each block, alike many, so that they have not more readings than that; perhaps none."""
     if _readings(rows) <= readings:
         return list(rows)
+    longest = max(len(block.ts) for block in rows)
     kept = max(longest * readings // _readings(rows), 1)
-    return [_first(block, kept) for block in rows]
+    part = [_first(block, kept) for block in rows]
+    return part if _readings(part) <= readings else []
 
 
 def _first(block: Rows, count: int) -> Rows:

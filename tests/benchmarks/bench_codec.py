@@ -1,4 +1,4 @@
-"""bench-codec: bytes a reading of key and chained batches beside other codecs, what losses do, and the codec's speed."""
+"""bench-codec: bytes a reading of key and chained batches beside other codecs, what losses do, and speed."""
 
 import statistics
 import time
@@ -14,17 +14,17 @@ from parkfleet.protocols.payload.chain.prior import Prior, built_in
 from parkfleet.protocols.payload.envelope import Envelope
 from parkfleet.protocols.payload.schema import Schema
 from parkfleet.protocols.payload.series import Column, Entry, Rows
-from tests.payload.losses import Losses, lose_batches
 from tests.benchmarks.datasets import NAMES, Dataset, MissingDataError, load
 from tests.benchmarks.peers.codecs import PEERS, ZSTD, zstd_sizer
 from tests.benchmarks.reporting import Measure, write_report
 from tests.benchmarks.train_prior import DAY, HOUR, MINUTE, QUARTER, train
+from tests.payload.losses import Losses, lose_batches
 
 HEADER = """\
 Bytes a reading, times, series and quality included, bodies only (with the envelope: the last row of each length).
-Data: real meters (SOURCES.md beside them): house and lab power, water, gas, heat; means over the sets named. Each set is
-cut in time: its first 30 % is for learning, and everybody is measured on the rest. Learned from it: zstd's dictionary;
-our primer, made by the agent's own rule, sent once with the schema and not counted (its size has a row of its own).
+Data: real meters (SOURCES.md beside them): house and lab power, water, gas, heat; means over the sets named. Each set
+is cut in time: its first 30 % is for learning, and everybody is measured on the rest. Learned from it: zstd's
+dictionary; our primer, made by the agent's own rule, sent once with the schema, not counted (its size has its own row).
   primed            primer, and a prior that has learned from the other sets only: a gateway that knows its meters
   unprimed          the same without primer: a new gateway's first hour
   prior of its own  no primer, but a prior that has learned from the first 30 % of every set
@@ -157,7 +157,9 @@ def sizes(seconds: int, own: Prior, others: dict[str, Prior]) -> Iterator[Measur
             shown = peers if every == 1 and how == "primed" else {}
             what = f"{NAMES_OF[seconds]}, {kind}, {how} ({where})"
             yield Measure(what, "bytes/reading", size, shown, size / best, f"≤ {target}", size <= target)
-    plain = mean(seconds, lambda n: per_reading(n, seconds, lambda schema, rows: len(delta_native.encode(schema, rows))))
+    plain = mean(
+        seconds, lambda n: per_reading(n, seconds, lambda schema, rows: len(delta_native.encode(schema, rows)))
+    )
     yield Measure(f"{NAMES_OF[seconds]}, codec 1", "bytes/reading", plain, ratio=plain / best)
     largest = max(sum(map(len, primer)) for primer in primers.values())
     yield Measure(f"{NAMES_OF[seconds]}, largest primer, once a schema", "bytes", largest)
@@ -183,8 +185,13 @@ def losses() -> list[Measure]:
         schema = dataset(name).schema
         total += lose_batches(schema, batches(name, MINUTE)[1][:400], KEY_EVERY)
     return [
-        Measure(f"chained batches, {total.lost} of {total.sent} lost, others repeated or swapped: values wrong",
-                "", total.wrong, target="0", met=total.wrong == 0),
+        Measure(
+            f"chained batches, {total.lost} of {total.sent} lost, others repeated or swapped: values wrong",
+            "",
+            total.wrong,
+            target="0",
+            met=total.wrong == 0,
+        ),
         Measure("   batches that could not be read, not told", "", total.untold, target="0", met=total.untold == 0),
         Measure("   batches missing after the replay", "", total.missing, target="0", met=total.missing == 0),
         Measure("   batches refused until the next key or the replay", "", total.refused),

@@ -1,9 +1,9 @@
 """Training of codec 2's prior: `make codec-prior` writes protocols/payload/chain/prior.bin from the data sets.
 
-Runs of one to three batches, of a minute to a day, from random places of each data set, and longer ones of batches
-with pauses between them, each run a chain of its own that begins with what the runs before it left in cells and weights.
-In two runs of five the quantities are taken as unknown, so that the general ones learn as well. At the end counts are
-cut, so that a meter soon overrules its prior.
+Runs of one to three batches, of a minute to a day, from random places of each data set, and longer ones with pauses
+between the batches, each run a chain of its own that begins with what the runs before it left in cells and weights. In
+two runs of five the quantities are taken as unknown, so that the general ones learn as well. At the end counts are cut,
+so that a meter soon overrules its prior.
 """
 
 import random

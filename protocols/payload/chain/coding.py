@@ -45,6 +45,7 @@ def begin_chain(schema: Schema) -> Chain:
 
 class Begin(Protocol):
     def __call__(self, schema: Schema, prior: Prior) -> Chain: ...
+    def __hash__(self) -> int: ...
 
 
 @lru_cache(maxsize=_PRIMED_KEPT)

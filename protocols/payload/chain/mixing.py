@@ -80,7 +80,7 @@ def simple(c: Coder, cells: list[int], at: int, bit: int) -> int:
 
 
 def mixed(c: Coder, t: Tables, m: Mix, node: int, bit: int) -> int:
-    """A decision by the mix of eight cells, and by what came of such mixes; two sets of weights, in 1/65536, averaged."""
+    """A decision by the mix of eight cells, refined; two sets of weights, in 1/65536, averaged."""
     cells, weights = t.cells, t.weights
     places = [place + node for place in m.places]
     found = [cells[place] for place in places]

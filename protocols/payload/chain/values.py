@@ -30,8 +30,9 @@ NODES: Final = 76  # decisions of an error
 SETS: Final = 6  # of contexts, by kind
 CONTEXTS: Final = 128  # of each
 SIZES: Final = 16
-#: Where cells begin: a series' own as they are at first; contexts by kind; sizes by quantity; first numbers; what refines
-#: mixes, by kind. All but first numbers twice: for numbers that follow one another, and for the first ones after a pause.
+#: Where cells begin: a series' own as they are at first; contexts by kind; sizes by quantity; first numbers; what
+#: refines mixes, by kind. All but first numbers twice: for numbers that follow one another, and for the first ones
+#: after a pause.
 OWN: Final = 0
 SHARED: Final = OWN + 2 * QUANTITIES * NODES
 SIZED: Final = SHARED + 2 * SETS * KINDS * CONTEXTS * NODES

@@ -121,7 +121,7 @@ def _series(schema: Schema, block: Rows) -> list[Sequence[int]]:
 
 
 def _times(rows: Sequence[Rows]) -> bytes:
-    """For each meter its first time against the meter's before, its number of rows, its step, and runs of other steps."""
+    """For each meter its first time against the meter's before, its number of rows, its step, and changes of it."""
     out, before = bytearray(), 0
     for block in rows:
         steps = [b - a for a, b in pairwise(block.ts)]
