@@ -3,7 +3,8 @@
 Written by `python -m tests.payload.golden`.
 
 A case is a folder: schema.msgpack, rows.json (rows, slots and all), envelopes of these rows: batch.msgpack (codec 1),
-key.msgpack (codec 2), chained.msgpack (codec 3: the same rows once more, continuing the key).
+key.msgpack (codec 2), chained.msgpack (codec 3: the same rows once more, continuing the key); and in JSON: series.json,
+scans.json (batch.msgpack), joined.json (the same rows, replayed, of three batches, the last without a row).
 """
 
 import json
@@ -15,7 +16,9 @@ from parkfleet.protocols.payload import delta
 from parkfleet.protocols.payload.chain import Encoder, pure
 from parkfleet.protocols.payload.chain.coding import make_primer
 from parkfleet.protocols.payload.chain.prior import built_in
-from parkfleet.protocols.payload.envelope import Envelope
+from parkfleet.protocols.payload.envelope import REPLAYED, Envelope
+from parkfleet.protocols.payload.parts import pack_parts
+from parkfleet.protocols.payload.scans import pack_scans, pack_series
 from parkfleet.protocols.payload.schema import Schema
 from parkfleet.protocols.payload.series import Column, Entry, Rows
 from tests.payload import vectors
@@ -114,6 +117,12 @@ def primed_meters() -> Case:
     return Schema(entries, primer), batch((0, 1, 3), 1000, 3, 15_000)
 
 
+def joined(schema: Schema, rows: list[Rows]) -> Envelope:
+    """The same rows as of three batches: all but the last row of each meter, the last one, none."""
+    parts = pack_parts([[(1, len(block.ts) - 1), (1, 1), (1, 0)] for block in rows])
+    return Envelope(1, schema.id, 1, 5, 3, REPLAYED, delta.encode(schema, rows), parts)
+
+
 CASES = {
     "everything": lambda: (vectors.SCHEMA, vectors.rows()),
     "equal-meters": equal_meters,
@@ -142,3 +151,6 @@ if __name__ == "__main__":
             codec, body = encoder.encode(rows)
             (folder / f"{kind}.msgpack").write_bytes(Envelope(codec, schema.id, 1, seq, 1, 0, body).pack())
         (folder / "rows.json").write_text(as_json(rows), "utf-8")
+        (folder / "series.json").write_bytes(pack_series(schema))
+        (folder / "scans.json").write_bytes(pack_scans(schema, batch, rows))
+        (folder / "joined.json").write_bytes(pack_scans(schema, joined(schema, rows), rows))
