@@ -195,6 +195,7 @@ class AgentService:
             while True:
                 await asyncio.sleep(STATS_S)  # how fresh a heartbeat's buffer depth is
                 latest = await self._buffer.stats()
+                session.look()
 
     async def observed(self) -> Observation:
         """How the gateway fares with this configuration."""
