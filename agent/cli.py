@@ -122,8 +122,10 @@ def run(
     """Poll the meters, keep their readings, forward them. Runs until stopped."""
     import asyncio
 
-    from parkfleet.agent.applying import ManagedAgent, run_managed
+    from parkfleet.agent.applying import ManagedAgent, begin_anew, run_managed
     from parkfleet.agent.control import AgentRunningError
+    from parkfleet.agent.control_messages import socket_path
+    from parkfleet.agent.journal import Journal
     from parkfleet.protocols.document import DocumentError
     from parkfleet.protocols.logs import LEVELS, configure_logging
 
@@ -136,11 +138,14 @@ def run(
         typer.echo(str(error), err=True)
         typer.echo(f"not started: mend {config} (see `parkfleet agent check`)", err=True)
         raise typer.Exit(1) from None
+    Journal(socket_path(agent.configuration).parent).keep()
     try:
         asyncio.run(run_managed(agent))
     except AgentRunningError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(3) from None
+    if agent.restart_wanted:
+        begin_anew()
 
 
 _EXAMPLE_PROFILES = """Examples:

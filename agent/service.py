@@ -54,6 +54,9 @@ class Manager(Protocol):
     def state(self) -> ReportedState:
         """What runs."""
 
+    def restart(self) -> None:
+        """The agent is to end in order and begin anew. Returns at once."""
+
 
 class AgentService:
     """One gateway's agent."""
@@ -121,7 +124,7 @@ class AgentService:
                 flush = group.create_task(self._flush_for_ever(), name="flush")
                 learn = group.create_task(self._learner.run(self._polling.lines), name="learner")
                 measure = group.create_task(self._book.run(), name="line book")
-                report = group.create_task(self._report_for_ever(), name="report")
+                report = group.create_task(self._report_for_ever(control), name="report")
                 trust = group.create_task(self._trust.run(self._polling), name="trust")
                 await stop.wait()
                 report.cancel()
@@ -161,12 +164,13 @@ class AgentService:
             await self._timer.wait()
             await self._flush()
 
-    async def _report_for_ever(self) -> None:
+    async def _report_for_ever(self, control: ControlSocket) -> None:
         """Tells the controller how we fare, if there is one. Imports gRPC only then: 10 MB."""
         gateway = self._configuration.gateway
         if gateway.controller is None:
             return
         from parkfleet.agent.credential_keeper import CredentialKeeper
+        from parkfleet.agent.doers import Doers
         from parkfleet.agent.session import ControllerSession
 
         facts = AgentFacts(
@@ -188,6 +192,7 @@ class AgentService:
                 lambda: self._snapshots.take(latest),
                 manager.state if manager else None,
                 on_desired=manager.offer if manager else None,
+                doers=Doers(self._configuration, control, manager.restart if manager else None).table(),
                 keeper=CredentialKeeper(gateway.controller.url, identity),
             )
             self._session = session.status
