@@ -18,6 +18,7 @@ from parkfleet.agent.display import sentence
 from parkfleet.agent.findings import Finding, settings_of
 from parkfleet.agent.identify import Candidate
 from parkfleet.agent.reading import DeliveredReading, MeterReading, PointReading
+from parkfleet.agent.rules import Standing
 
 _MIB = 1024 * 1024
 
@@ -177,6 +178,7 @@ def status_table(status: Status) -> RenderableType:
         f"buffer {buffer.batches} batches, {buffer.readings} readings, {buffer.bytes / _MIB:.1f} MiB\n"
         f"meters {agent.meters_ok} answer, {agent.meters_bad} do not\n"
         f"events {', '.join(f'{count} {kind}' for kind, count in sorted(status.events.items())) or 'none'}\n"
+        + (f"held back {status.held} readings within their deadbands\n" if status.held else "")
     )
     table = Table(box=None, pad_edge=False)
     for name in ("line", "state", "load", "meters", "scans", "late", "errors", "silent meters"):
@@ -197,7 +199,14 @@ def status_table(status: Status) -> RenderableType:
     overloaded = [line for line in status.lines if line.overload]
     told = [Text(f"line {line.id} is overloaded: {line.overload}", style="yellow") for line in overloaded]
     told += [Text(f"line {line.id}: {line.advice}") for line in status.lines if line.advice]
-    return Group(facts, table, *told)
+    return Group(facts, table, *told, *map(_alarm, status.alarms))
+
+
+def _alarm(alarm: Standing) -> Text:
+    """An alarm that is raised."""
+    since = datetime.fromtimestamp(alarm.since / 1000, UTC).astimezone()
+    text = f" ({_printable(alarm.text)})" if alarm.text else ""
+    return Text(f"alarm {alarm.rule}{text}: {alarm.meter} {alarm.point}, since {since:%Y-%m-%d %H:%M:%S}", style="red")
 
 
 def _seen(candidate: Candidate) -> str:

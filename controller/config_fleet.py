@@ -191,6 +191,10 @@ class ConfigFleet:
         """The layers as they would be with a draft."""
         return with_draft(self._heads.get, draft)
 
+    def held(self, layer: LayerName) -> Revision | None:
+        """The revision of a layer that holds, as memory has it."""
+        return self._heads.get(layer)
+
     def _impact(self, proposal: Proposal, key: GatewayKey) -> Impact:
         secrets = _numbers(self._secrets)
         before = effective(key, self._heads.get, secrets)

@@ -1,12 +1,14 @@
 """ConfigService: what operators do with the fleet's configuration, over gRPC."""
 
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
 from grpc import aio
 
+from parkfleet.controller.caller import caller, visible_gateways
+from parkfleet.controller.config_access import permit, visible_layers
 from parkfleet.controller.config_defaults import model_default
 from parkfleet.controller.config_diff import diff
 from parkfleet.controller.config_edit import layer_text, parse_value, refused, with_setting, without_setting
@@ -32,9 +34,6 @@ from parkfleet.protocols.secret import MAX_SECRET_BYTES, is_secret_name
 
 Context: TypeAlias = aio.ServicerContext[Any, Any]
 
-#: Who a call is from: the signed-in operator, or where nobody signs in the name that the call gives.
-Author = Callable[[Context, str], str]
-
 #: Characters of an author's name and of a reason.
 MAX_AUTHOR: Final = 100
 MAX_REASON: Final = 500
@@ -47,14 +46,13 @@ MAX_PROBLEMS: Final = 100
 class ConfigService(FleetConfigurationServicer):
     """The service of layers, documents and secrets."""
 
-    def __init__(self, fleet: ConfigFleet, author: Author = lambda _, given: given) -> None:
+    def __init__(self, fleet: ConfigFleet) -> None:
         self._fleet = fleet
-        self._author = author
 
     async def ListLayers(self, request: pb.ListLayersRequest, context: Context) -> pb.ListLayersResponse:
         """The newest revision of each layer, by name."""
-        heads = (head for head in self._fleet.heads() if str(head.layer).startswith(request.prefix))
-        return pb.ListLayersResponse(layers=map(revision_info, heads))
+        heads = [head for head in self._fleet.heads() if str(head.layer).startswith(request.prefix)]
+        return pb.ListLayersResponse(layers=map(revision_info, visible_layers(heads, self._fleet)))
 
     async def GetLayer(self, request: pb.GetLayerRequest, context: Context) -> pb.Layer:
         """A layer, now or at a moment."""
@@ -78,6 +76,7 @@ class ConfigService(FleetConfigurationServicer):
         except ValueError as error:
             await _refuse(context, str(error))
         proposal = self._fleet.propose(layer, tree, document, request.base if request.HasField("base") else None)
+        permit(proposal, self._fleet.held(layer), request.dry_run)
         yield pb.ChangeEvent(layer=pb.LayerDiff(changes=changes_message(proposal.changes)))
         async for event in self._told(proposal):
             yield event
@@ -154,7 +153,7 @@ class ConfigService(FleetConfigurationServicer):
     async def Validate(self, request: pb.ValidateRequest, context: Context) -> AsyncIterator[pb.ChangeEvent]:
         """Checks gateways one by one."""
         keys = [key for key in sorted(self._fleet.gateways()) if request.park in ("", key.park)]
-        keys = [key for key in keys if request.gateway in ("", key.gateway)]
+        keys = visible_gateways([key for key in keys if request.gateway in ("", key.gateway)])
         problems = 0
         for number, key in enumerate(keys, 1):
             verdict = self._fleet.check(key)
@@ -243,8 +242,8 @@ class ConfigService(FleetConfigurationServicer):
             await _refuse(context, str(error))
 
     async def _signed(self, given: str, reason: str, dry_run: bool, context: Context) -> tuple[str, str]:
-        """Author and reason of a change; both are needed, and bounded."""
-        author, reason = self._author(context, given).strip(), reason.strip()
+        """Author and reason of a change; both are needed, and bounded. given: the author where nobody signs in."""
+        author, reason = (caller().principal.signature or given).strip(), reason.strip()
         if not dry_run and not (author and reason):
             await _refuse(context, "a change has an author and a reason: add --reason WHY")
         if len(author) > MAX_AUTHOR or len(reason) > MAX_REASON:

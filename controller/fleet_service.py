@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 import grpc
 from grpc import aio
 
+from parkfleet.controller.caller import caller, visible_gateways
 from parkfleet.controller.checks import RefusedError
 from parkfleet.controller.config_drift import Drift, DriftState
 from parkfleet.controller.fleet import FleetState
@@ -51,7 +52,7 @@ class FleetService(FleetServicer):
         managed = self._delivery.config.gateways() if self._delivery else ()
         found: dict[GatewayKey, Gateway | None] = dict.fromkeys(managed)
         found.update((gateway.key, gateway) for gateway in self._fleet.gateways())
-        rest = sorted(key for key in found if key > after and request.park in ("", key.park))
+        rest = visible_gateways(sorted(key for key in found if key > after and request.park in ("", key.park)))
         page = fleet_pb2.ListGatewaysResponse()
         size = 0
         for key in rest:
@@ -75,10 +76,12 @@ class FleetService(FleetServicer):
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         try:
             for gateway in gateways:
-                yield fleet_pb2.GatewayChange(gateway=self._message(gateway), initial=True)
+                if caller().sees(gateway.key.park):
+                    yield fleet_pb2.GatewayChange(gateway=self._message(gateway), initial=True)
             while changes := await watcher.next():
                 for gateway in changes:
-                    yield fleet_pb2.GatewayChange(gateway=self._message(gateway))
+                    if caller().sees(gateway.key.park):
+                        yield fleet_pb2.GatewayChange(gateway=self._message(gateway))
         finally:
             self._fleet.unwatch(watcher)
         await context.abort(grpc.StatusCode.UNAVAILABLE, "the controller is stopping")

@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Final, Self
 
 from grpc import aio
 
+from parkfleet.controller.admission import Admission
+from parkfleet.controller.caller import Nowhere
 from parkfleet.controller.fleet import MAX_WATCHERS, FleetState, read_clock
 from parkfleet.controller.fleet_service import FleetService
+from parkfleet.controller.gate import Gatekeeper, OpenGate
+from parkfleet.controller.guard import Guard
+from parkfleet.controller.load import Load
 from parkfleet.controller.registry import MAX_GATEWAYS, Moment
 from parkfleet.controller.sessions import AgentSessions
 from parkfleet.proto import limits
@@ -19,6 +24,7 @@ from parkfleet.proto.session_pb2_grpc import add_AgentSessionServicer_to_server
 
 if TYPE_CHECKING:  # with the controller's own packages only
     from parkfleet.controller.config_delivery import ConfigDelivery
+    from parkfleet.controller.operators import Operators
     from parkfleet.controller.replica import Replica
     from parkfleet.controller.storage import Storage
 
@@ -46,7 +52,7 @@ class ControllerServer:
     """A controller that serves while its block runs.
 
     address is host:port, port 0 for any free one; heartbeat_interval in seconds; without storage it remembers nothing,
-    and manages no configuration. Entering raises BindError.
+    and manages no configuration; without operators it asks nobody who they are. Entering raises BindError.
     """
 
     def __init__(
@@ -55,6 +61,8 @@ class ControllerServer:
         heartbeat_interval: float = 10.0,
         clock: Callable[[], Moment] = read_clock,
         storage: "Storage | None" = None,
+        operators: "Operators | None" = None,
+        door: Admission | None = None,
     ) -> None:
         low, high = limits.HEARTBEAT_S
         if not low <= heartbeat_interval <= high:
@@ -62,7 +70,10 @@ class ControllerServer:
         self.host, _ = split_address(address)
         self.port = 0
         self.fleet = FleetState(heartbeat_interval, clock, storage.bus.name if storage else "")
+        self.door = door or Admission()
+        self.load = Load(self.door)
         self._storage = storage
+        self._operators = operators
         self._asked = address
         self._server: aio.Server | None = None
         self._tasks = asyncio.TaskGroup()
@@ -75,9 +86,13 @@ class ControllerServer:
         return f"{self.host}:{self.port}"
 
     async def __aenter__(self) -> Self:
-        self._server = aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_GATEWAYS + MAX_WATCHERS)
+        self._server = aio.server(
+            options=_OPTIONS, maximum_concurrent_rpcs=MAX_GATEWAYS + MAX_WATCHERS, interceptors=[Guard(self._gate())]
+        )
         delivery = await self._remember(self._storage, self._server) if self._storage else None
-        add_AgentSessionServicer_to_server(AgentSessions(self.fleet, delivery), self._server)
+        if self._operators is not None:
+            add_operators(self._operators, self._server)
+        add_AgentSessionServicer_to_server(AgentSessions(self.fleet, delivery, door=self.door), self._server)
         add_FleetServicer_to_server(FleetService(self.fleet, delivery), self._server)
         try:
             self.port = self._server.add_insecure_port(self._asked)
@@ -88,10 +103,13 @@ class ControllerServer:
         await self._server.start()
         await self._tasks.__aenter__()
         self._run(self._tick(), "controller tick")
+        self._run(self.load.run(), "load")
         if self._storage is not None and self._replica is not None and delivery is not None:
             self._run(self._storage.bus.run(), "bus")
             self._run(self._replica.run(), "replica")
             self._run(delivery.run(), "configuration delivery")
+        if self._operators is not None:
+            self._run(self._operators.run(), "refused attempts")
         return self
 
     async def __aexit__(
@@ -110,6 +128,8 @@ class ControllerServer:
         finally:
             if self._replica is not None:
                 await self._replica.close()
+            if self._operators is not None:
+                await self._operators.close()
 
     async def _remember(self, storage: "Storage", server: aio.Server) -> "ConfigDelivery":
         """Takes what is stored of the fleet, and serves its configuration."""
@@ -125,11 +145,31 @@ class ControllerServer:
     def _run(self, work: Coroutine[None, None, None], name: str) -> None:
         self._running.append(self._tasks.create_task(work, name=name))
 
+    def _gate(self) -> Gatekeeper:
+        """Before operators' calls: a controller without people asks nobody who they are."""
+        if self._operators is not None:
+            return self._operators.gate
+        if self._storage is None:
+            return OpenGate(Nowhere())
+        from parkfleet.controller.config_access import ConfigBelonging
+
+        return OpenGate(ConfigBelonging(self._storage.config))
+
     async def _tick(self) -> None:
         """Looks for silent gateways, four times an interval and at least once a second."""
         while True:
             await asyncio.sleep(min(self.fleet.interval_s / 4, 1.0))
             self.fleet.tick()
+
+
+def add_operators(operators: "Operators", server: aio.Server) -> None:
+    """The services of people, tokens and audit."""
+    from parkfleet.controller.audit_service import AuditService
+    from parkfleet.controller.operators_service import OperatorsService
+    from parkfleet.proto.operators_pb2_grpc import add_AuditServicer_to_server, add_OperatorsServicer_to_server
+
+    add_OperatorsServicer_to_server(OperatorsService(operators), server)
+    add_AuditServicer_to_server(AuditService(operators.audit), server)
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -87,6 +87,7 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     four_quadrant: bool = False  # a power factor that says its quadrant by numbers beyond 1 and -1
     hidden: bool = False  # read for the sake of others, not delivered
     max_rate: Annotated[float, Meta(gt=0)] | None = None  # of a counter: its rating, units an hour
+    priority: bool = False  # its changes do not wait for the batch: a gas alarm
     title: dict[str, str] = {}
 
     def __post_init__(self) -> None:
@@ -109,8 +110,8 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("decimals belongs to floats; an integer's resolution is its scale")
         if self.max_rate is not None and self.kind != "counter":
             raise ValueError("max_rate belongs to counters")
-        if self.type == "string" and self.is_computed:
-            raise ValueError("a string has no factor, ratio or quadrant")
+        if self.type == "string" and (self.is_computed or self.priority):
+            raise ValueError("a string has no factor, ratio, quadrant or priority")
         factor = self.factor
         if factor.decimals > 12 or abs(factor.multiply) > 10**9 or abs(factor.add) > 2**62:
             raise ValueError("scale and offset need more digits than 12 decimals: use fewer")
@@ -194,6 +195,7 @@ class Derived(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scale_from: FactorFrom | None = None
     unit_from: FactorFrom | None = None
     ratio: list[RatioName] = []
+    priority: bool = False
     title: dict[str, str] = {}
 
     def __post_init__(self) -> None:

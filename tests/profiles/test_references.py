@@ -97,7 +97,7 @@ def test_registers_never_written(address: int, count: int, free: bool) -> None:
         (point(unit_from={"point": "a", "table": {1: 0}}), {}, "the factor of code 1 must be above 0"),
         (point(unit_from={"point": "a", "table": {1: "1/0"}}), {}, "got '1/0'"),
         (point(ratio=["vt"]), {}, "Invalid enum value 'vt'"),
-        (point(type="string", ratio=["ct"]), {}, "a string has no factor, ratio or quadrant"),
+        (point(type="string", ratio=["ct"]), {}, "a string has no factor, ratio, quadrant or priority"),
         (point(), {"derived": [{"id": "d", "parts": [{"point": "nobody"}]}]}, "d needs a plain number as its part"),
         (point(), {"derived": [{"id": "d", "parts": [{"point": "text"}]}]}, "d needs a plain number as its part"),
         (point(), {"derived": [{"id": "d", "parts": [{"point": "coded"}]}]}, "d needs a plain number as its part"),
