@@ -156,7 +156,7 @@ Exit code 1: nothing matches, or a profile in your folders has mistakes."""
 @app.command(epilog=_EXAMPLE_PROFILES)
 def profiles(
     words: Annotated[
-        list[str] | None, typer.Argument(help="Only those in whose name, title, medium, source or points each word is.")
+        list[str] | None, typer.Argument(help="Only those in whose name, title, medium or points each word is.")
     ] = None,
     medium: Annotated[str, typer.Option(help="Only power, water, heat, gas or other.")] = "",
     folder: Annotated[list[Path] | None, typer.Option(help="Your own folders, searched first.")] = None,
@@ -180,7 +180,7 @@ def profiles(
             broken = True
             continue
         ids = [own.id for own in profile.quantities]
-        text = " ".join([profile.profile, profile.medium, *profile.title.values(), profile.source, *ids]).lower()
+        text = " ".join([profile.profile, profile.medium, *profile.title.values(), *ids]).lower()
         if medium in ("", profile.medium) and all(word.lower() in text for word in words or ()):
             found.append(profile)
     if as_json:
