@@ -48,13 +48,17 @@ def swapped_and_moved(point: Point) -> Point:
 
 
 async def shown_by(meter: SimulatedMeter, *points: str, ratio: int = 1) -> list[Shown]:
-    """What the meter's display shows, as it is read off: six digits and the unit; `ratio` times the registers."""
+    """What the meter's display shows, as it is read off: six digits of a counter, four of others; `ratio` times as much."""
     image = Image(meter.profile)
     async with TcpEndpoint("t", [meter], AnswerRecord()) as line, opened(line.address) as wire:
         await image.read(Registers(wire, meter.unit, 1.0))
-    units = {own.id: own.unit for own in meter.profile.quantities}
-    texts = (f"{Decimal(f'{ratio * (image.value(name) or 0.0):.6g}'):f}{units[name]}" for name in points)
-    return [Shown.parse(text) for text in texts]
+    quantities = {own.id: own for own in meter.profile.quantities}
+    shown = []
+    for name in points:
+        own, value = quantities[name], ratio * (image.value(name) or 0.0)
+        digits = 6 if own.kind == "counter" else 4
+        shown.append(Shown.parse(f"{Decimal(f'{value:.{digits}g}'):f}{own.unit}"))
+    return shown
 
 
 async def explained(meter: SimulatedMeter, names: list[str], shown: list[Shown]) -> list[Explanation]:
