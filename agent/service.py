@@ -19,6 +19,7 @@ from parkfleet.agent.learned_store import STORE_NAME, LearnedStore
 from parkfleet.agent.learner import Learner, known_facts
 from parkfleet.agent.line_book import LineBook
 from parkfleet.agent.line_parts import LineParts
+from parkfleet.agent.live_schema import LiveSchema
 from parkfleet.agent.plan import Plan, make_plan
 from parkfleet.agent.snapshot import Snapshots
 from parkfleet.agent.status import AgentFacts, Desired, ReportedState, boot_id
@@ -72,7 +73,7 @@ class AgentService:
         store = learned_store(configuration)
         self._plan = self._polling.continued(learned_plan(configuration, store))
         self._learner = Learner(self._plan, configuration, store)
-        self._packed_schema = self._plan.schema.pack()
+        self._schema = LiveSchema(self._plan.schema)
         self._batcher = Batcher()
         topics = GatewayTopics(gateway.park, gateway.gateway)
         self._trust = Trust(configuration, self._plan, self._batcher.add, self._timer.hurry)
@@ -112,6 +113,7 @@ class AgentService:
 
     async def _live(self, stop: asyncio.Event, control: ControlSocket, hand_over: HandOver | None) -> None:
         await self._buffer.open()
+        self._schema.resume(await self._buffer.newest_schema())
         try:
             async with asyncio.TaskGroup() as group:
                 poll = group.create_task(self._poll(), name="polling")
@@ -241,12 +243,13 @@ class AgentService:
 
     async def _flush(self) -> None:
         await self._trust.events.gone_ahead()  # an alarm reaches the broker before the batch of its reading
-        schema, packed = self._plan.schema, self._packed_schema
         for batch in self._batcher.close():
+            schema, packed = self._schema.schema, self._schema.packed
             body = encode(schema, batch.rows)
             await self._buffer.append(
                 NewBatch(packed, schema.id, CODEC, body, batch.readings, batch.first_ts, batch.last_ts)
             )
+            self._schema.took(batch.rows)
 
 
 def learned_store(configuration: Configuration) -> LearnedStore:

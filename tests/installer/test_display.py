@@ -48,7 +48,7 @@ def swapped_and_moved(point: Point) -> Point:
 
 
 async def shown_by(meter: SimulatedMeter, *points: str, ratio: int = 1) -> list[Shown]:
-    """What the meter's display shows, as it is read off: six digits of a counter, four of others; `ratio` times as much."""
+    """What the meter's display shows, as it is read off: six digits of a counter, four of others, `ratio` times."""
     image = Image(meter.profile)
     async with TcpEndpoint("t", [meter], AnswerRecord()) as line, opened(line.address) as wire:
         await image.read(Registers(wire, meter.unit, 1.0))
