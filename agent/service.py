@@ -12,12 +12,14 @@ from parkfleet.agent.buffer import Buffer
 from parkfleet.agent.configuration import Configuration
 from parkfleet.agent.control import ControlSocket
 from parkfleet.agent.control_messages import LineState, Status, socket_path
+from parkfleet.agent.encoding import JOINED_READINGS
 from parkfleet.agent.flush_timer import FlushTimer
 from parkfleet.agent.forwarder import Forwarder
 from parkfleet.agent.learned_store import STORE_NAME, LearnedStore
 from parkfleet.agent.learner import Learner, known_facts
 from parkfleet.agent.line_book import LineBook
 from parkfleet.agent.line_parts import LineParts
+from parkfleet.agent.live_schema import LiveSchema
 from parkfleet.agent.plan import Plan, make_plan
 from parkfleet.agent.snapshot import Snapshots
 from parkfleet.agent.status import AgentFacts, Desired, ReportedState, boot_id
@@ -71,7 +73,7 @@ class AgentService:
         store = learned_store(configuration)
         self._plan = self._polling.continued(learned_plan(configuration, store))
         self._learner = Learner(self._plan, configuration, store)
-        self._packed_schema = self._plan.schema.pack()
+        self._schema = LiveSchema(self._plan.schema)
         self._batcher = Batcher()
         topics = GatewayTopics(gateway.park, gateway.gateway)
         self._trust = Trust(configuration, self._plan, self._batcher.add, self._timer.hurry)
@@ -80,9 +82,16 @@ class AgentService:
             configuration.path(gateway.buffer.path),
             gateway.buffer,
             lambda kind, text, data: emit(kind, text, None, data),
+            JOINED_READINGS[gateway.encoding],
         )
         self._forwarder = Forwarder(
-            self._buffer, gateway.broker, topics, configuration.folder, __version__, self._trust.events
+            self._buffer,
+            gateway.broker,
+            topics,
+            configuration.folder,
+            __version__,
+            self._trust.events,
+            gateway.encoding,
         )
         deliver = self._plan.delivering(self._watch.over(self._trust.on_scan))
         self._polling.follow(self._plan, deliver, self._learner.saw)
@@ -104,6 +113,7 @@ class AgentService:
 
     async def _live(self, stop: asyncio.Event, control: ControlSocket, hand_over: HandOver | None) -> None:
         await self._buffer.open()
+        self._schema.resume(await self._buffer.newest_schema())
         try:
             async with asyncio.TaskGroup() as group:
                 poll = group.create_task(self._poll(), name="polling")
@@ -185,6 +195,7 @@ class AgentService:
             while True:
                 await asyncio.sleep(STATS_S)  # how fresh a heartbeat's buffer depth is
                 latest = await self._buffer.stats()
+                session.look()
 
     async def observed(self) -> Observation:
         """How the gateway fares with this configuration."""
@@ -232,12 +243,13 @@ class AgentService:
 
     async def _flush(self) -> None:
         await self._trust.events.gone_ahead()  # an alarm reaches the broker before the batch of its reading
-        schema, packed = self._plan.schema, self._packed_schema
         for batch in self._batcher.close():
+            schema, packed = self._schema.schema, self._schema.packed
             body = encode(schema, batch.rows)
             await self._buffer.append(
                 NewBatch(packed, schema.id, CODEC, body, batch.readings, batch.first_ts, batch.last_ts)
             )
+            self._schema.took(batch.rows)
 
 
 def learned_store(configuration: Configuration) -> LearnedStore:
