@@ -41,13 +41,15 @@ def test_scan_over_tcp_gives_the_values(connections: int, outstanding: int) -> N
 
 
 def test_requests_under_way_never_exceed_what_is_allowed() -> None:
-    """Two connections with three requests each: at most six are open at the slave."""
+    """Two connections with three requests each: six are open at the slave, never more, and both are used."""
     lock, held = threading.Lock(), []
     most = [0]
+    used: set[socket.socket] = set()
 
     def hold(connection: socket.socket, transaction: int, unit: int, pdu: bytes) -> None:
         with lock:
             held.append((connection, transaction, unit, pdu))
+            used.add(connection)
             most[0] = max(most[0], len(held))
             if len(held) < 6:
                 return
@@ -61,6 +63,7 @@ def test_requests_under_way_never_exceed_what_is_allowed() -> None:
         for record in rig.scans(18):
             assert list(record.slots) == expected(record.tag, (0, 2))
     assert most[0] == 6
+    assert len(used) == 2
 
 
 def test_late_answer_is_known_by_its_transaction() -> None:
