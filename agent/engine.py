@@ -27,13 +27,11 @@ from parkfleet.native.engine import Engine
 from parkfleet.native.spec import LineCounters, Record
 from parkfleet.protocols.payload.series import Scan
 from parkfleet.protocols.pcapng import Piece
-from parkfleet.protocols.quality import EXCEPTION, Quality, quality_name
+from parkfleet.protocols.quality import EXCEPTION, UNREACHED, Quality, quality_name
 from parkfleet.protocols.readplan import PlannedRequest
 
 log = logging.getLogger(__name__)
 
-#: What a gateway box answers for a meter that it cannot reach.
-UNREACHED: Final = frozenset({EXCEPTION | 10, EXCEPTION | 11})
 #: How long scans under way may take to end after stop(). Seconds.
 STOP_S: Final = 1.5
 #: A change of the local clock is told to the engine so long before it. Seconds.
