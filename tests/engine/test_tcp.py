@@ -66,6 +66,24 @@ def test_requests_under_way_never_exceed_what_is_allowed() -> None:
     assert len(used) == 2
 
 
+def test_requests_that_may_go_together_leave_in_one_write() -> None:
+    """Four answers in one piece make room for four requests: they cost one call of the kernel."""
+    held: list[tuple[int, int, bytes]] = []
+
+    def by_fours(connection: socket.socket, transaction: int, unit: int, pdu: bytes) -> None:
+        held.append((transaction, unit, pdu))
+        if len(held) == 4:
+            answers, held[:] = b"".join(mbap(t, u, good_pdu(u, p)) for t, u, p in held), []
+            connection.sendall(answers)
+
+    meters = [meter(unit, unit) for unit in range(1, 9)]
+    with TcpSlave(by_fours) as slave, Rig() as rig:
+        rig.engine.add_line(tcp_line(slave.port, *meters, outstanding=4, timeout_ns=20_000 * MS))
+        for record in rig.scans(16):
+            assert list(record.slots) == expected(record.tag, (0, 2))
+    assert set(slave.pieces) == {4 * 12}
+
+
 def test_late_answer_is_known_by_its_transaction() -> None:
     """It is dropped, and the connection stays."""
     first: list[tuple[socket.socket, int, int, bytes]] = []
