@@ -46,7 +46,7 @@ class FleetClient:
     address is host:port; token: a session's, or an API token; without one, only an open controller answers.
     """
 
-    def __init__(self, address: str, token: str = "") -> None:
+    def __init__(self, address: str, *, token: str = "") -> None:
         self._address = address
         self._token = token
         self._channel: aio.Channel | None = None

@@ -4,13 +4,17 @@ from typing import Annotated
 
 import typer
 
-from parkfleet.controller import config_cli, secret_cli
-from parkfleet.controller.call import DEFAULT, Controller, run_call
+from parkfleet.controller import api_token_cli, audit_cli, config_cli, secret_cli, sign_in_cli, user_cli
+from parkfleet.controller.call import DEFAULT, Controller, fleet_client, run_call
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Ask the controller about the fleet's gateways.")
 
 app.add_typer(config_cli.app, name="config")
 app.add_typer(secret_cli.app, name="secret")
+app.add_typer(sign_in_cli.app)  # login, logout, whoami
+app.add_typer(user_cli.app, name="user")
+app.add_typer(api_token_cli.app, name="api-token")
+app.add_typer(audit_cli.app, name="audit")
 
 Park = Annotated[str, typer.Option(help="Only this park's gateways.")]
 
@@ -38,10 +42,8 @@ def list_gateways(
     """List the gateways the controller has seen since it started."""
     import json
 
-    from parkfleet.controller.client import FleetClient
-
     async def ask() -> None:
-        async with FleetClient(controller) as fleet:
+        async with fleet_client(controller) as fleet:
             gateways = await fleet.list_gateways(park)
         if as_json:
             typer.echo(json.dumps([gateway.as_json() for gateway in gateways], ensure_ascii=False))
@@ -73,12 +75,11 @@ def watch(
     """Watch gateways come and go, as it happens."""
     import json
 
-    from parkfleet.controller.client import FleetClient
     from parkfleet.controller.table import change_line
 
     async def follow() -> None:
         states: dict[tuple[str, str], tuple[str, int]] = {}
-        async with FleetClient(controller) as fleet:
+        async with fleet_client(controller) as fleet:
             async for gateway in fleet.watch(park):
                 state = (gateway.state, gateway.since)
                 if as_json:

@@ -133,12 +133,14 @@ class Gate:
 
     async def _recognise(self, demand: Demand, token: str, peer: str) -> Caller:
         """Raises UnknownCallerError."""
+        if demand.open:  # a token is not looked at: whoever signs in may bring the one of a session that has ended
+            return Caller(NOBODY, peer, self._belonging)
         principal = await self._credentials.recognise(token) if token else None
         if principal is None and token:
             raise UnknownCallerError("this session or API token does not hold (any more): sign in with `fleet login`")
-        if principal is None and not demand.open:
+        if principal is None:
             raise UnknownCallerError("nobody is signed in: `parkfleet fleet login`")
-        return Caller(principal or NOBODY, peer, self._belonging)
+        return Caller(principal, peer, self._belonging)
 
 
 def action_of(method: str) -> str:

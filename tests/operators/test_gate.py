@@ -62,7 +62,7 @@ async def test_lists_show_what_the_caller_may_see(fleet: World) -> None:
 async def test_a_watch_tells_only_of_what_the_caller_may_see(fleet: World) -> None:
     """As it is, and what comes after."""
     token = await fleet.user("vera", "viewer@park/p1")
-    async with RawAgent(fleet.server.address) as foreign, FleetClient(fleet.server.address, token) as client:
+    async with RawAgent(fleet.server.address) as foreign, FleetClient(fleet.server.address, token=token) as client:
         await foreign.join("gw-far", park="p3")
         watch = client.watch()
         async with RawAgent(fleet.server.address) as agent:
@@ -149,7 +149,10 @@ async def test_every_change_and_refusal_is_told(fleet: World) -> None:
     assert (mistaken["result"], mistaken["of"]) == ("failed", mistaken_begun["number"])
     assert mistaken["detail"] == "nothing was stored: 1 mistakes"
     assert [one["result"] for one in (refused, refused_too)] == ["refused", "refused"]
-    assert "may not configure in park/p2: it takes operator there" in refused["detail"]
+    assert (
+        "may not change the configuration in park/p2: it takes operator there, granted is operator@park/p1"
+        in refused["detail"]
+    )
     assert "sec" not in str([one["detail"] for one in (begun, stored)]) and token not in str(await fleet.audit())
 
 
@@ -168,7 +171,7 @@ async def test_rights_that_are_lost_end_a_watch(fleet: World, monkeypatch: pytes
     token = await fleet.user("vera", "viewer@fleet")
     await fleet.user("boss", "admin@fleet")
     monkeypatch.setattr("parkfleet.controller.guard.RECHECK_S", 0.0)
-    async with FleetClient(fleet.server.address, token) as client, RawAgent(fleet.server.address) as agent:
+    async with FleetClient(fleet.server.address, token=token) as client, RawAgent(fleet.server.address) as agent:
         await agent.join()
         watch = client.watch()
         await anext(watch)
@@ -205,7 +208,7 @@ async def test_any_metadata_and_body_is_survived(fleet: World, metadata: str, bo
 async def test_a_method_that_is_not_there_is_not_answered(fleet: World) -> None:
     """By gRPC's own words."""
     token = await fleet.user("boss", "admin@fleet")
-    async with FleetClient(fleet.server.address, token) as client:
+    async with FleetClient(fleet.server.address, token=token) as client:
         call: aio.UnaryUnaryMultiCallable[bytes, bytes] = client.channel.unary_unary(
             "/parkfleet.v1.Fleet/DropEverything"
         )
