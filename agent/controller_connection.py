@@ -17,8 +17,9 @@ from parkfleet.proto.errors import cause
 from parkfleet.proto.session_pb2 import AgentMessage, ControllerMessage
 from parkfleet.proto.session_pb2_grpc import AgentSessionStub
 
-#: From dialling to the controller's Welcome; on 4G in a cellar it takes some seconds. Seconds.
-CONNECT_S: Final = 20.0
+#: From dialling to the controller's Welcome. On 4G in a cellar it takes some seconds; a controller to which thousands
+#: come back at once works off their handshakes one after the other, and giving up would only add more. Seconds.
+CONNECT_S: Final = 45.0
 #: So long a message may wait to be taken by a connection that is up. Seconds.
 SEND_S: Final = 20.0
 #: For a goodbye to be said and answered. Seconds.
@@ -29,13 +30,15 @@ SETTLE_S: Final = 0.1
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", limits.MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", limits.MAX_MESSAGE_BYTES),
-    # A link that went dead without a word is found within 80 s; more pings would cost data on a capped 4G link,
-    # and heartbeats keep the NAT's entry alive anyway.
-    ("grpc.keepalive_time_ms", 60_000),
+    # A link that went dead without a word is found by the next heartbeat: with keepalive on, gRPC has TCP give up what
+    # nobody acknowledged for the timeout below. Pings are for what TCP acknowledges and nobody reads; heartbeats keep
+    # the NAT's entry alive. More pings would cost data on a capped 4G link.
+    ("grpc.keepalive_time_ms", 120_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.max_pings_without_data", 0),
-    # Reconnecting, with its pauses, is the session's business.
+    # Reconnecting, with its pauses, is the session's business; what gRPC calls so is its time for one connection.
     ("grpc.enable_retries", 0),
+    ("grpc.min_reconnect_backoff_ms", int(CONNECT_S * 1000)),
     # A connection of its own: gRPC would let sessions of one process share one, and its fate.
     ("grpc.use_local_subchannel_pool", 1),
 )

@@ -26,6 +26,7 @@ from parkfleet.agent.zone import UTC, Zone
 from parkfleet.native.engine import Engine
 from parkfleet.native.spec import LineCounters, Record
 from parkfleet.protocols.payload.series import Scan
+from parkfleet.protocols.pcapng import Piece
 from parkfleet.protocols.quality import EXCEPTION, Quality, quality_name
 from parkfleet.protocols.readplan import PlannedRequest
 
@@ -149,6 +150,7 @@ class LineEngine:
         self._tags: dict[int, tuple[_Meter, _Layout]] = {}  # of the records that may come
         self._next_tag = 0
         self._lines: list[_Line] = []
+        self._tapped_line: _Line | None = None
         self._added = asyncio.Event()
         self._ended = False
         self._changed = asyncio.Event()
@@ -248,6 +250,30 @@ class LineEngine:
         finally:
             if not self._ended:
                 self._engine.take_back(line.index)
+
+    def open_tap(self, line_id: str) -> None:
+        """Has what goes over a line written down. Raises ValueError when somebody looks already, or it is not there."""
+        line = next((line for line in self._lines if line.plan.config.id == line_id), None)
+        if line is None or self._ended:
+            raise ValueError(f"line {line_id} is not polled yet, or not any more")
+        if self._tapped_line is not None:
+            raise ValueError(f"line {self._tapped_line.plan.config.id} is being captured already: one at a time")
+        self._tapped_line = line
+        self._engine.tapped()  # what was left of the last look
+        self._engine.tap(line.index, True)
+
+    def tapped(self) -> list[Piece]:
+        """What went over the tapped line since the last call, at most a megabyte of it."""
+        if self._ended or self._tapped_line is None:
+            return []
+        pieces, _ = self._engine.tapped()
+        return [Piece(*piece) for piece in pieces]
+
+    def close_tap(self) -> None:
+        """Nobody looks any more; idempotent."""
+        line, self._tapped_line = self._tapped_line, None
+        if line is not None and line in self._lines and not self._ended:
+            self._engine.tap(line.index, False)
 
     def refresh(self) -> None:
         """Brings `statuses` up to date."""

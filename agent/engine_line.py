@@ -10,6 +10,7 @@ from parkfleet.agent.engine import LineEngine
 from parkfleet.agent.plan import LinePlan, MeterPlan
 from parkfleet.agent.transport import SerialTransport, Transport, open_transport
 from parkfleet.protocols.modbus.pdu import Request
+from parkfleet.protocols.pcapng import Piece
 
 T = TypeVar("T")
 
@@ -58,6 +59,23 @@ class EngineLine:
         """Has a meter asked by a new plan from its next scan on, also one that was taken for silent."""
         self._engine.replan(plan)
         self.wake(plan.config.unit)
+
+    @property
+    def has_headers(self) -> bool:
+        """Whether its frames are Modbus TCP's."""
+        return self._plan.address.kind == "tcp"
+
+    def open_tap(self) -> None:
+        """Has what the engine sends and hears there written down. Raises ValueError."""
+        self._engine.open_tap(self._plan.config.id)
+
+    def tapped(self) -> list[Piece]:
+        """What it was since the last call."""
+        return self._engine.tapped()
+
+    def close_tap(self) -> None:
+        """Nobody looks any more."""
+        self._engine.close_tap()
 
     def activities(self) -> dict[str, MeterActivity]:
         """By meter id."""

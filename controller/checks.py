@@ -14,6 +14,11 @@ class RefusedError(Exception):
 class LaterError(RefusedError):
     """What is refused now, through no fault of the agent's, and may be accepted in a while."""
 
+    def __init__(self, told: str, away_s: float | None = None) -> None:
+        """away_s: when the agent should come back, if that is known."""
+        super().__init__(told)
+        self.away_s = away_s
+
 
 def check_hello(hello: common_pb2.Hello) -> None:
     """Raises RefusedError for a hello that is too large or not understood."""

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Final, Self
 
 from grpc import aio
 
+from parkfleet.controller.admission import Admission
 from parkfleet.controller.caller import Nowhere
 from parkfleet.controller.fleet import MAX_WATCHERS, FleetState, read_clock
 from parkfleet.controller.fleet_service import FleetService
 from parkfleet.controller.gate import Gatekeeper, OpenGate
 from parkfleet.controller.guard import Guard
+from parkfleet.controller.load import Load
 from parkfleet.controller.registry import MAX_GATEWAYS, Moment
 from parkfleet.controller.sessions import AgentSessions
 from parkfleet.proto import limits
@@ -60,6 +62,7 @@ class ControllerServer:
         clock: Callable[[], Moment] = read_clock,
         storage: "Storage | None" = None,
         operators: "Operators | None" = None,
+        door: Admission | None = None,
     ) -> None:
         low, high = limits.HEARTBEAT_S
         if not low <= heartbeat_interval <= high:
@@ -67,6 +70,8 @@ class ControllerServer:
         self.host, _ = split_address(address)
         self.port = 0
         self.fleet = FleetState(heartbeat_interval, clock, storage.bus.name if storage else "")
+        self.door = door or Admission()
+        self.load = Load(self.door)
         self._storage = storage
         self._operators = operators
         self._asked = address
@@ -87,7 +92,7 @@ class ControllerServer:
         delivery = await self._remember(self._storage, self._server) if self._storage else None
         if self._operators is not None:
             add_operators(self._operators, self._server)
-        add_AgentSessionServicer_to_server(AgentSessions(self.fleet, delivery), self._server)
+        add_AgentSessionServicer_to_server(AgentSessions(self.fleet, delivery, door=self.door), self._server)
         add_FleetServicer_to_server(FleetService(self.fleet, delivery), self._server)
         try:
             self.port = self._server.add_insecure_port(self._asked)
@@ -98,6 +103,7 @@ class ControllerServer:
         await self._server.start()
         await self._tasks.__aenter__()
         self._run(self._tick(), "controller tick")
+        self._run(self.load.run(), "load")
         if self._storage is not None and self._replica is not None and delivery is not None:
             self._run(self._storage.bus.run(), "bus")
             self._run(self._replica.run(), "replica")

@@ -18,9 +18,10 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc import aio
 
-from parkfleet.controller.checks import LaterError, RefusedError
+from parkfleet.controller.admission import Admission
+from parkfleet.controller.checks import LaterError, RefusedError, check_hello
 from parkfleet.controller.fleet import FleetState, SessionHandle
-from parkfleet.controller.registry import FleetFullError
+from parkfleet.controller.registry import FleetFullError, GatewayKey
 from parkfleet.proto import limits
 from parkfleet.proto.session_pb2 import (
     AgentMessage,
@@ -67,24 +68,37 @@ class End(NamedTuple):
 class AgentSessions(AgentSessionServicer):
     """The service agents connect to."""
 
-    def __init__(self, fleet: FleetState, delivery: "ConfigDelivery | None" = None, hello_s: float = HELLO_S) -> None:
+    def __init__(
+        self,
+        fleet: FleetState,
+        delivery: "ConfigDelivery | None" = None,
+        hello_s: float = HELLO_S,
+        door: Admission | None = None,
+    ) -> None:
         self._fleet = fleet
         self._delivery = delivery
         self._hello_s = hello_s
+        self._door = door or Admission()
 
     # A coroutine, for grpc.aio's reader and writer interface; the stub knows only of generators.
     async def Connect(self, request_iterator: object, context: Context) -> None:  # type: ignore[override]
         """Serves one agent's stream until either side ends it."""
-        await SessionStream(self._fleet, context, self._hello_s, self._delivery).run()
+        await SessionStream(self._fleet, context, self._door, self._hello_s, self._delivery).run()
 
 
 class SessionStream:
     """One agent's stream: hello, then heartbeats, until either side ends it."""
 
     def __init__(
-        self, fleet: FleetState, context: Context, hello_s: float, delivery: "ConfigDelivery | None" = None
+        self,
+        fleet: FleetState,
+        context: Context,
+        door: Admission,
+        hello_s: float,
+        delivery: "ConfigDelivery | None" = None,
     ) -> None:
         self._fleet = fleet
+        self._door = door
         self._delivery = delivery
         self._context = context
         self._hello_s = hello_s
@@ -121,7 +135,8 @@ class SessionStream:
             try:
                 await self._admit(self._said_hello.result())
             except LaterError as error:
-                return _later(str(error), random.randint(*LATER_MS))
+                away_ms = random.randint(*LATER_MS) if error.away_s is None else round(error.away_s * 1000)
+                return _later(str(error), away_ms)
             except RefusedError as error:
                 return _refused(error)
             finally:
@@ -161,8 +176,7 @@ class SessionStream:
         if kind == "hello":
             raise RefusedError("a second hello: a session has one")
         if kind == "heartbeat":
-            if not self._handle.heartbeat(message.heartbeat):
-                self._ask_in_full()
+            self._ask_in_full(not self._handle.heartbeat(message.heartbeat))
         elif kind == "status":
             before = self._fleet.registry.get(self._handle.key)
             self._handle.reported(message.status)
@@ -171,7 +185,9 @@ class SessionStream:
         return None  # what we do not know, a newer agent may say: it is ignored
 
     async def _admit(self, message: AgentMessage) -> None:
-        """Opens the session. Raises RefusedError."""
+        """Opens the session, when its turn has come. Raises RefusedError."""
+        check_hello(message.hello)
+        await self._wait_for_turn(GatewayKey(message.hello.park, message.hello.gateway))
         opening = asyncio.create_task(self._fleet.admit(message.hello, self._context.peer(), self._end))
         try:
             handle = await asyncio.shield(opening)
@@ -195,10 +211,26 @@ class SessionStream:
         if self._delivery is not None:
             self._delivery.opened(gateway, self._send, has_status)
 
-    def _ask_in_full(self) -> None:
-        """The agent takes for known what this controller lacks."""
-        if not self._asked_in_full and self._send(ControllerMessage(report_in_full=ReportInFull())):
-            self._asked_in_full = True
+    async def _wait_for_turn(self, key: GatewayKey) -> None:
+        """Raises LaterError: the gateway is to come back then."""
+        turn = self._door.ask(key)
+        if turn.away_s:
+            raise LaterError("too many sessions begin: this gateway has its place a little later", turn.away_s)
+        if turn.wait_s:
+            self._door.counts.held += 1
+            try:
+                await asyncio.wait({self._ended_by_us}, timeout=turn.wait_s)
+            finally:
+                self._door.counts.held -= 1
+        if self._ended_by_us.done():
+            raise LaterError(self._ended_by_us.result().reason)
+        self._door.counts.begun += 1
+
+    def _ask_in_full(self, lacks: bool) -> None:
+        """Asks an agent that takes for known what this controller lacks, until it has told it."""
+        if lacks and not self._asked_in_full:
+            self._send(ControllerMessage(report_in_full=ReportInFull()))
+        self._asked_in_full = lacks
 
     def _send(self, message: ControllerMessage) -> bool:
         """Puts a message into the outbox; False when it is full, or the stream ends."""

@@ -37,6 +37,7 @@ cdef enum What:
     TAKE_BACK
     ZONE        # number: ns that local time is ahead of UTC
     REPLACE     # line: holds the new requests; number: the meter's index
+    TAP         # number: 1 to write down what goes over the line's wire, 0 to end that
 
 cdef struct Command:
     int what
@@ -167,6 +168,8 @@ cdef inline void carry_out(State *state, const Command *command) noexcept nogil:
         elif command.what == ADDRESS:
             memcpy(line.address, command.address, command.number)
             line.address_size = <uint32_t>command.number
+        elif command.what == TAP:
+            line.tapped = <uint8_t>command.number
         look_at(state, line)
 
 

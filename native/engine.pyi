@@ -87,6 +87,15 @@ class Engine:
     def take(self, limit: int = 0) -> list[Record]:
         """The finished scans, oldest first, as plain tuples; limit 0: all. Only one thread may take."""
 
+    def tap(self, index: int, wanted: bool) -> None:
+        """Writes down what goes over a line's wire, until it is no longer wanted."""
+
+    def tapped(self) -> tuple[list[tuple[bool, int, bytes]], int]:
+        """What was written down and not taken yet, oldest first: (came in, ns UTC, bytes as they came).
+
+        And how many pieces were dropped since the engine was made, because they were not taken in time.
+        """
+
     def line_counters(self, index: int) -> LineCounters:
         """Counted since the line was added."""
 

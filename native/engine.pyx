@@ -19,8 +19,8 @@ from posix.unistd cimport close
 from parkfleet.native.build_line cimport build_line, free_line
 from parkfleet.native.clock cimport monotonic, wall
 from parkfleet.native.commands cimport (
-    ADD, ADDRESS, CLOCK, LEND, OPENED, REMOVE, REPLACE, STOP, TAKE_BACK, WAKE, ZONE, Command, Commands, abandon, end_all, obey,
-    open_commands, close_commands, post,
+    ADD, ADDRESS, CLOCK, LEND, OPENED, REMOVE, REPLACE, STOP, TAKE_BACK, TAP, WAKE, ZONE, Command, Commands, abandon,
+    end_all, obey, open_commands, close_commands, post,
 )
 from parkfleet.native.frames cimport ANSWER, FOREIGN, REFUSAL, WRONG, Finding, pf_crc_prepare, rtu_search
 from parkfleet.native.health cimport PF_MS, PF_NEVER, PF_S, patience
@@ -34,6 +34,10 @@ from parkfleet.native.scan cimport clear_scan
 from parkfleet.native.spec import LineCounters, LineSpec, MeterCounters
 
 pf_crc_prepare()
+
+#: Two seconds of a busy TCP line, minutes of a serial one.
+cdef enum:
+    TAP_BYTES = 1 << 20
 
 cdef array INTEGERS = array("q")
 cdef array DOUBLES = array("d")
@@ -133,6 +137,7 @@ cdef class Engine:
         free(self.state.lines)
         free(self.state.timers)
         free(self.state.ring.data)
+        free(self.state.taps.data)
 
     def close(self):
         if self._closed:
@@ -273,6 +278,27 @@ cdef class Engine:
             records.append(unpacked(head))
             release_record(&self.state.ring, head)
         return records
+
+    def tap(self, int index, bint wanted):
+        self._line(index)
+        if wanted and self.state.taps.data == NULL:  # the engine's thread looks at it after the command alone
+            self.state.taps.data = <uint8_t *>calloc(1, TAP_BYTES)
+            if self.state.taps.data == NULL:
+                raise MemoryError
+            self.state.taps.size = TAP_BYTES
+        self._post(TAP, index, wanted, NULL)
+
+    def tapped(self):
+        cdef list taken = []
+        cdef RecordHead *head
+        self._open()
+        while self.state.taps.data != NULL:
+            head = next_record(&self.state.taps)
+            if head == NULL:
+                break
+            taken.append((bool(head.tag), head.slot_ms, PyBytes_FromStringAndSize(<const char *>(head + 1), head.text_size)))
+            release_record(&self.state.taps, head)
+        return taken, self.state.taps.overruns
 
     def line_counters(self, int index):
         cdef Line *line = self._line(index)

@@ -20,6 +20,7 @@ from parkfleet.native.model cimport (
     Transaction, Unit,
 )
 from parkfleet.native.registers cimport decode_request
+from parkfleet.native.results cimport put_bytes
 from parkfleet.native.scan cimport end_scan, is_over, mark
 
 cdef enum:
@@ -274,6 +275,8 @@ cdef inline bint send_request(State *state, Connection *link, Meter *meter, int 
     line.counters.requests += 1
     line.counters.bytes_out += request.frame_size
     if say(link, request.frame, request.frame_size):
+        if line.tapped:
+            put_bytes(state, 0, request.frame, request.frame_size)
         return True
     error = errno
     lose(state, link, error)

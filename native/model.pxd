@@ -202,6 +202,7 @@ cdef struct Line:
     uint8_t failed          # tried and down: meters due meanwhile are told as disconnected
     uint8_t lending         # somebody else wants the serial port: no scan is begun
     uint8_t lent            # and has it: nothing is sent or listened to
+    uint8_t tapped          # what goes over its wire is written down
     uint64_t loans          # how often it was lent
     int32_t index
     int32_t error           # errno of the last failure
@@ -263,3 +264,4 @@ cdef struct State:
     Line **timers           # heap by wake
     int32_t timer_count
     Ring ring
+    Ring taps               # bytes off the wire; no memory until somebody wants them

@@ -14,6 +14,7 @@ import pytest
 from parkfleet.agent import controller_connection
 from parkfleet.agent.session import ControllerSession
 from parkfleet.agent.status import AgentFacts, AgentSnapshot, BrokerLink, ConfigurationName, ReportedState
+from parkfleet.controller.admission import Admission
 from parkfleet.controller.registry import Gateway, State
 from parkfleet.controller.server import BindError, ControllerServer
 from parkfleet.proto.session_pb2 import (
@@ -50,7 +51,7 @@ async def running(
 @pytest.fixture
 async def server() -> AsyncIterator[ControllerServer]:
     """A controller with the fastest heartbeat."""
-    async with ControllerServer("127.0.0.1:0", 0.1) as started:
+    async with ControllerServer("127.0.0.1:0", 0.1, door=Admission(own_burst=100_000)) as started:
         yield started
 
 
