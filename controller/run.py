@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -13,11 +12,9 @@ from typing import TYPE_CHECKING
 from parkfleet import __version__
 from parkfleet.controller.errors import DatabaseError
 from parkfleet.controller.server import ControllerServer, is_loopback
-from parkfleet.protocols.files import write_durably
 from parkfleet.protocols.quantity import Duration
 
 if TYPE_CHECKING:
-    from parkfleet.controller.operators import Operators
     from parkfleet.controller.storage import Storage  # with the controller's own packages only
 
 log = logging.getLogger(__name__)
@@ -36,7 +33,11 @@ async def run_controller(
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as life:
         storage = None if data is None else await life.enter_async_context(_storage(data))
-        operators = None if storage is None or data is None else await _operators(storage, data, say)
+        operators = None
+        if storage is not None and data is not None:
+            from parkfleet.controller.first_admin import open_operators
+
+            operators = await open_operators(storage, data, say)
         server = await life.enter_async_context(
             ControllerServer(listen, heartbeat, storage=storage, operators=operators)
         )
@@ -67,28 +68,3 @@ async def _storage(folder: Path) -> "AsyncIterator[Storage]":
         yield await Storage.load(database, box)
     finally:
         await database.close()
-
-
-async def _operators(storage: "Storage", folder: Path, say: Callable[[str], None]) -> "Operators":
-    """The people of a controller; the first admin where there is nobody yet, whose password is said once."""
-    from parkfleet.controller.config_access import ConfigBelonging
-    from parkfleet.controller.operators import FIRST_ADMIN, Operators
-
-    operators = Operators(storage.database, ConfigBelonging(storage.config))
-    password = await operators.make_first_admin()
-    if password is None:
-        return operators
-    if _is_journal(sys.stdout.fileno()):
-        file = folder / "first-password"
-        write_durably(file, f"{password}\n".encode())
-        say(f"the first user is {FIRST_ADMIN}, with the password in {file}: change it, and remove the file")
-    else:
-        say(f"the first user is {FIRST_ADMIN}, password (shown this once): {password}")
-    return operators
-
-
-def _is_journal(descriptor: int) -> bool:
-    """Whether what is written there is kept by journald: a password does not belong there (systemd.exec(5))."""
-    stream = os.environ.get("JOURNAL_STREAM", "")
-    found = os.fstat(descriptor)
-    return stream == f"{found.st_dev}:{found.st_ino}"

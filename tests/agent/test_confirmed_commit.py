@@ -23,6 +23,7 @@ from parkfleet.simulators.processes import Child
 from tests.agent.site import Site, stopped, subscribed
 from tests.controller.test_fleet_cli import parkfleet
 from tests.eventually import eventually
+from tests.operators.signing_in import sign_in
 
 LAYER = LayerName.parse("gateway/demo/gw-01")
 TRIAL = "2s"
@@ -166,7 +167,9 @@ async def test_killed_while_applying(managed: Managed, broker: RunningBroker, st
             await managed.comes_to("in sync", revision)
 
 
-async def test_controller_killed_while_a_gateway_applies(site: Site, broker: RunningBroker, tmp_path: Path) -> None:
+async def test_controller_killed_while_a_gateway_applies(
+    site: Site, broker: RunningBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When it is back it knows what was stored, and the gateway, which went on, confirms it."""
     port = free_port()
     address, data = f"127.0.0.1:{port}", tmp_path / "data"
@@ -182,6 +185,7 @@ async def test_controller_killed_while_a_gateway_applies(site: Site, broker: Run
     async with subscribed(broker) as subscriber, site.agent() as agent:
         async with controller() as first:
             await eventually(lambda: "is online" in first.output())
+            await sign_in(first, monkeypatch, tmp_path / "admin")
             store = ("fleet", "config", "edit", str(LAYER), "--file", str(path), "-m", "x", "--controller", address)
             code, out, err = await parkfleet(*store)
             assert code == 0 and "stored as revision 1" in out, err

@@ -11,8 +11,8 @@ from parkfleet.controller.config_store import ConfigStore
 from parkfleet.controller.database import Database
 from parkfleet.simulators.processes import Child
 from tests.config.fleet import LAYERS, revision
-from tests.controller.test_fleet_cli import PARKFLEET, address_of, parkfleet
-from tests.eventually import eventually
+from tests.controller.test_fleet_cli import PARKFLEET, parkfleet
+from tests.operators.signing_in import sign_in
 
 Fleet = Callable[..., Awaitable[tuple[int, str, str]]]
 
@@ -30,8 +30,7 @@ async def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     await database.close()
     command = [*PARKFLEET, "controller", "run", "--listen", "127.0.0.1:0", "--data", str(data)]
     async with Child("controller", command, tmp_path / "controller.log") as child:
-        await eventually(lambda: "listening on" in child.output() or not child.running)
-        monkeypatch.setenv("PARKFLEET_CONTROLLER", address_of(child))
+        await sign_in(child, monkeypatch, tmp_path / "admin")
         monkeypatch.chdir(tmp_path)
         yield lambda *arguments: parkfleet("fleet", *arguments)
 
