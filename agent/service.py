@@ -156,6 +156,7 @@ class AgentService:
         gateway = self._configuration.gateway
         if gateway.controller is None:
             return
+        from parkfleet.agent.credential_keeper import CredentialKeeper
         from parkfleet.agent.session import ControllerSession
 
         facts = AgentFacts(
@@ -170,12 +171,14 @@ class AgentService:
         latest = await self._buffer.stats()
         async with asyncio.TaskGroup() as group:
             manager = self._manager
+            identity = self._configuration.path(gateway.controller.identity)
             session = ControllerSession(
                 gateway.controller.url,
                 facts,
                 lambda: self._snapshots.take(latest),
                 manager.state if manager else None,
                 on_desired=manager.offer if manager else None,
+                keeper=CredentialKeeper(gateway.controller.url, identity),
             )
             self._session = session.status
             group.create_task(session.run(), name="controller session")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from parkfleet.agent.controller_connection import ConnectionLostError, ControllerConnection
+from parkfleet.agent.credential_keeper import CredentialKeeper
 from parkfleet.agent.reporting import Reporting
 from parkfleet.agent.session_messages import desired_configuration, goodbye_message
 from parkfleet.agent.status import AgentFacts, AgentSnapshot, ConfigurationName, Desired, ReportedState
@@ -63,7 +64,10 @@ class ControllerSession:
         *,
         reconnect_s: tuple[float, float] = RECONNECT_S,
         on_desired: OnDesired | None = None,
+        keeper: CredentialKeeper | None = None,
     ) -> None:
+        """keeper: has the certificates; None for plain connections."""
+        self._keeper = keeper
         self._url = url
         self._facts = facts
         self._snapshot = snapshot
@@ -83,7 +87,7 @@ class ControllerSession:
             try:
                 await self._one_connection()
             except ConnectionLostError as error:
-                self._tell(str(error))
+                self._tell(str(error) if self._keeper is None else await self._keeper.lost(error))
             except Exception as error:  # a fault of ours must not cost the agent its readings
                 log.exception("the controller session failed by our own fault")
                 self._tell(f"{type(error).__name__}: {error}")
@@ -102,16 +106,22 @@ class ControllerSession:
 
     async def _one_connection(self) -> None:
         """Dials, says hello, and heartbeats until the connection is lost. Raises ConnectionLostError."""
-        connection = ControllerConnection(self._url)
+        connection = ControllerConnection(self._url, self._keeper.credentials() if self._keeper else None)
         goodbye = None
+        keeping: asyncio.Task[None] | None = None
         try:
             interval_s = self._welcomed(await connection.open(self._reporting.hello(self._facts)))
+            if self._keeper is not None:
+                keeping = asyncio.create_task(self._keep_credentials(self._keeper, connection), name="credentials")
             await self._heartbeat_for_ever(connection, interval_s)
         except asyncio.CancelledError:
             goodbye = goodbye_message("the agent is stopping") if self.status.connected else None
             raise
         finally:
             self.status.connected = False
+            if keeping is not None:
+                keeping.cancel()
+                await asyncio.wait({keeping})
             await connection.close(goodbye)
 
     def _welcomed(self, message: ControllerMessage) -> float:
@@ -145,6 +155,13 @@ class ControllerSession:
                 message = await connection.receive(left)
                 if message is not None:
                     self._take(message)
+
+    async def _keep_credentials(self, keeper: CredentialKeeper, connection: ControllerConnection) -> None:
+        """Looks now and then whether a further certificate is due."""
+        keeper.connected()
+        while True:
+            pause_s = await keeper.keep_good(connection)
+            await asyncio.sleep(pause_s)  # the pace of looking
 
     def _take(self, message: ControllerMessage) -> None:
         """Does what the controller says. Raises ConnectionLostError when it says goodbye."""

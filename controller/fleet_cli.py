@@ -1,20 +1,47 @@
 """Command group `parkfleet fleet`: ask the controller about the fleet's gateways."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from parkfleet.controller import api_token_cli, audit_cli, config_cli, secret_cli, sign_in_cli, user_cli
-from parkfleet.controller.call import DEFAULT, Controller, fleet_client, run_call
+from parkfleet.controller import (
+    api_token_cli,
+    audit_cli,
+    config_cli,
+    gateway_cli,
+    secret_cli,
+    sign_in_cli,
+    token_cli,
+    user_cli,
+)
+from parkfleet.controller.call import CA_VARIABLE, DEFAULT, Controller, fleet_client, run_call
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Ask the controller about the fleet's gateways.")
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+
+@app.callback(epilog="Example: parkfleet fleet --ca /var/lib/parkfleet/ca.pem list --controller fleet.example.org:7445")
+def group(
+    ca: Annotated[
+        Path | None,
+        typer.Option(help="Certificate of the controller's authority: ca.pem of its data folder.", envvar=CA_VARIABLE),
+    ] = None,
+) -> None:
+    """Ask the controller about the fleet's gateways."""
+    import os
+
+    if ca is not None:
+        os.environ[CA_VARIABLE] = str(ca)
+
 
 app.add_typer(config_cli.app, name="config")
+app.add_typer(gateway_cli.app, name="gateway")
 app.add_typer(secret_cli.app, name="secret")
 app.add_typer(sign_in_cli.app)  # login, logout, whoami
 app.add_typer(user_cli.app, name="user")
 app.add_typer(api_token_cli.app, name="api-token")
 app.add_typer(audit_cli.app, name="audit")
+app.add_typer(token_cli.app, name="token")
 
 Park = Annotated[str, typer.Option(help="Only this park's gateways.")]
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parkfleet.controller.call import DEFAULT, Controller, address_of, ca_of
+from parkfleet.controller.call import DEFAULT, Controller, address_of, ca_of, fleet_client, run_call
 from parkfleet.controller.operators_call import (
     EXIT_CODES,
     Json,
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from parkfleet.controller.operators_client import OperatorsClient
 
 app = typer.Typer()
+
+#: Where operators reach a controller that was started with `--data` and no other options.
+LOGIN_HERE = "127.0.0.1:7445"
 
 _EXAMPLE_LOGIN = f"""Examples:
 
@@ -42,19 +45,22 @@ def login(
 ) -> None:
     """Sign in at a controller."""
     from parkfleet.controller.logins import Login, Logins
+    from parkfleet.controller.operators_client import OperatorsClient
     from parkfleet.proto import operators_pb2 as pb
 
     password = ask_password("Password", from_stdin=password_stdin)
-    address, ca = address_of(controller), ca_of(controller)
 
-    async def work(client: "OperatorsClient") -> None:
-        answer = await client.call("SignIn", pb.SignInRequest(user=user.strip(), password=password))
+    async def work() -> None:
+        address = address_of(controller, LOGIN_HERE)
+        async with fleet_client(address) as fleet:
+            request = pb.SignInRequest(user=user.strip(), password=password)
+            answer = await OperatorsClient(fleet).call("SignIn", request)
         person = answer.person
-        Logins.mine().keep(Login(address, person.user, answer.token, person.expires_ms, ca.decode()))
+        Logins.mine().keep(Login(address, person.user, answer.token, person.expires_ms, ca_of(address).decode()))
         held = ", ".join(person.grants) or "nothing: ask an admin for a grant"
         typer.echo(f"{person.user} is signed in at {address}: {held}")
 
-    with_operators(controller, work)
+    run_call(controller, work())
 
 
 _EXAMPLE_LOGOUT = f"""Example:
@@ -71,20 +77,20 @@ def logout(controller: Controller = DEFAULT) -> None:
     """End the session at a controller."""
     from dataclasses import replace
 
+    from parkfleet.controller.client import SignedOutError, UnreachableError
     from parkfleet.controller.logins import Logins
+    from parkfleet.controller.operators_client import OperatorsClient
     from parkfleet.proto import operators_pb2 as pb
 
-    logins, address = Logins.mine(), address_of(controller)
-    login = logins.find(address)
-    if login is None or not login.token:
-        typer.echo(f"you were not signed in at {address}")
-        return
-
-    async def work(client: "OperatorsClient") -> None:
-        from parkfleet.controller.client import SignedOutError, UnreachableError
-
+    async def work() -> None:
+        logins, address = Logins.mine(), address_of(controller)
+        login = logins.find(address)
+        if login is None or not login.token:
+            typer.echo(f"you were not signed in at {address}")
+            return
         try:
-            await client.call("SignOut", pb.SignOutRequest())
+            async with fleet_client(address) as fleet:
+                await OperatorsClient(fleet).call("SignOut", pb.SignOutRequest())
         except SignedOutError:
             pass  # it had ended already
         except UnreachableError as error:
@@ -92,7 +98,7 @@ def logout(controller: Controller = DEFAULT) -> None:
         logins.keep(replace(login, token="", expires_ms=0))
         typer.echo(f"signed out at {address}")
 
-    with_operators(controller, work)
+    run_call(controller, work())
 
 
 _EXAMPLE_WHOAMI = f"""Examples:

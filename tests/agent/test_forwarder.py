@@ -404,6 +404,7 @@ async def test_broker_that_breaks_off_at_large_packets(buffer: Buffer, monkeypat
         assert rows_taken(broker) == rows_of(1, rows=20)
 
 
+@pytest.mark.usefixtures("mosquitto")
 @pytest.mark.parametrize("setting", ["max_packet_size", "message_size_limit"])
 async def test_mosquitto_with_a_limit(
     buffer: Buffer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
@@ -411,11 +412,12 @@ async def test_mosquitto_with_a_limit(
     """The real broker's two limits, one announced and one not: what is larger goes in pieces."""
     monkeypatch.setattr(forwarder, "SUSPECT", (2, LIMIT))
     await buffer.append(batch(1, rows=20))
-    async with running_broker(tmp_path, extra=f"{setting} {LIMIT}") as broker:
-        if broker.name == "mosquitto":
-            async with forwarding(buffer, broker.port) as running:
-                await nothing_waits(buffer)
-                assert running.status.readings == 20 * ENTRIES
+    async with (
+        running_broker(tmp_path, extra=f"{setting} {LIMIT}") as broker,
+        forwarding(buffer, broker.port) as running,
+    ):
+        await nothing_waits(buffer)
+        assert running.status.readings == 20 * ENTRIES
 
 
 async def test_reconnect_after_short_cut(buffer: Buffer) -> None:

@@ -14,19 +14,25 @@ import pytest
 from parkfleet.controller.logins import Login, LoginError, Logins
 from parkfleet.simulators.processes import Child
 from tests.eventually import eventually
-from tests.operators.signing_in import PARKFLEET, command, first_password, sign_in
+from tests.identity.guarded import Guarded, guarded
+from tests.identity.guarded import command as run_command
 
 Fleet = Callable[..., Awaitable[tuple[int, str, str]]]
 
 
+async def command(*arguments: str, stdin: str = "", **environment: str) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a command in the test's environment, of the first admin unless told otherwise."""
+    return await run_command(*arguments, stdin=stdin, env=environment)
+
+
 @pytest.fixture
-async def controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Child]:
+async def controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Guarded]:
     """A controller process on an empty folder; the commands of the test are signed in as its first admin."""
-    run = [*PARKFLEET, "controller", "run", "--listen", "127.0.0.1:0", "--data", str(tmp_path / "data")]
-    async with Child("controller", run, tmp_path / "controller.log") as child:
-        await sign_in(child, monkeypatch, tmp_path / "admin")
+    async with guarded(tmp_path) as running:
+        for name, value in running.env.items():
+            monkeypatch.setenv(name, value)
         monkeypatch.chdir(tmp_path)
-        yield child
+        yield running
 
 
 async def as_user(tmp_path: Path, name: str, *grants: str) -> Fleet:
@@ -40,7 +46,7 @@ async def as_user(tmp_path: Path, name: str, *grants: str) -> Fleet:
     return lambda *arguments: command("fleet", *arguments, **home)
 
 
-async def test_nothing_is_answered_before_login(controller: Child, tmp_path: Path) -> None:
+async def test_nothing_is_answered_before_login(controller: Guarded, tmp_path: Path) -> None:
     """Exit code 4, with what to do; and 1 where no controller is."""
     home = {"XDG_CONFIG_HOME": str(tmp_path / "nobody")}
     for verb in (("list",), ("watch",), ("config", "list"), ("user", "list"), ("audit", "verify"), ("whoami",)):
@@ -48,17 +54,24 @@ async def test_nothing_is_answered_before_login(controller: Child, tmp_path: Pat
         assert (code, out) == (4, ""), verb
         assert err.endswith("does not let you in: nobody is signed in: `parkfleet fleet login`")
     assert (await command("fleet", "whoami", "--controller", "127.0.0.1:9"))[0] == 1
+    code, _, err = await command("fleet", "whoami", "--controller", "10.255.255.1:7445", PARKFLEET_CA="", **home)
+    assert code == 3 and "is another machine: give the certificate of its authority" in err
 
 
-async def test_login_keeps_a_session_for_this_user_alone(controller: Child, tmp_path: Path) -> None:
+async def test_login_keeps_a_session_for_this_user_alone(controller: Guarded, tmp_path: Path) -> None:
     """The file is 0600, has no password, and names the controller, which further commands need not."""
     file = tmp_path / "admin" / "parkfleet" / "logins.json"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert first_password(controller) not in file.read_text()
-    code, out, _ = await command("fleet", "whoami", "--json", PARKFLEET_CONTROLLER="")
+    assert controller.first_password not in file.read_text()
+    home = {"XDG_CONFIG_HOME": str(tmp_path / "again")}
+    login = ("fleet", "login", "--user", "admin")
+    assert (await command(*login, stdin=controller.first_password, **home))[0] == 0
+    here = {"PARKFLEET_CONTROLLER": "", "PARKFLEET_CA": ""}  # both are known from the login
+    code, out, _ = await command("fleet", "whoami", "--json", **here, **home)
     person = json.loads(out)
     assert (code, person["user"], person["via"], person["grants"]) == (0, "admin", "session", ["admin@fleet"])
-    assert (await command("fleet", "list", PARKFLEET_CONTROLLER=""))[0] == 0
+    assert (await command("fleet", "list", **here, **home))[0] == 0
+    assert stat.S_IMODE((tmp_path / "again" / "parkfleet" / "logins.json").stat().st_mode) == 0o600
     file.chmod(0o644)
     code, _, err = await command("fleet", "whoami")
     assert code == 3 and "can be read by others: chmod 600" in err
@@ -68,7 +81,7 @@ async def test_login_keeps_a_session_for_this_user_alone(controller: Child, tmp_
     assert (await command("fleet", "logout"))[1].startswith("you were not signed in at")
 
 
-async def test_a_wrong_password_is_told_and_not_kept(controller: Child, tmp_path: Path) -> None:
+async def test_a_wrong_password_is_told_and_not_kept(controller: Guarded, tmp_path: Path) -> None:
     """And an empty standard input is told apart."""
     home = {"XDG_CONFIG_HOME": str(tmp_path / "nobody")}
     code, out, err = await command("fleet", "login", "-u", "admin", stdin="wrong\n", **home)
@@ -79,17 +92,15 @@ async def test_a_wrong_password_is_told_and_not_kept(controller: Child, tmp_path
     assert code == 2 and "standard input is empty" in err
 
 
-async def test_the_first_password_is_said_once(controller: Child, tmp_path: Path) -> None:
+async def test_the_first_password_is_said_once(controller: Guarded, tmp_path: Path) -> None:
     """Not at the next start, not in the log's lines, and not in the database."""
-    password = first_password(controller)
-    assert controller.output().count(password) == 1
-    assert not any(password in line for line in controller.output().splitlines() if "INFO" in line)
-    await controller.stop()
+    password, said = controller.first_password, controller.child.output()
+    assert said.count(password) == 1
+    assert not any(password in line for line in said.splitlines() if "INFO" in line)
+    await controller.child.stop()
     assert password.encode() not in (tmp_path / "data" / "controller.db").read_bytes()
-    run = [*PARKFLEET, "controller", "run", "--listen", "127.0.0.1:0", "--data", str(tmp_path / "data")]
-    async with Child("again", run, tmp_path / "again.log") as again:
-        await eventually(lambda: "controller listening on" in again.output())
-        assert "password" not in again.output()
+    async with guarded(tmp_path) as again:
+        assert again.child.output().count("shown this once") == 1
 
 
 async def test_the_first_password_does_not_go_to_the_journal(tmp_path: Path) -> None:
@@ -107,7 +118,7 @@ async def test_the_first_password_does_not_go_to_the_journal(tmp_path: Path) -> 
         assert file.read_text().strip() not in child.output()
 
 
-async def test_people_from_first_to_last_day(controller: Child, tmp_path: Path) -> None:
+async def test_people_from_first_to_last_day(controller: Guarded, tmp_path: Path) -> None:
     """Added, seen, given more, given less, disabled; each with an exit code."""
     bob = await as_user(tmp_path, "bob", "operator@park/p1")
     assert (await bob("list", "--json"))[:2] == (0, "[]\n")
@@ -131,7 +142,7 @@ async def test_people_from_first_to_last_day(controller: Child, tmp_path: Path) 
     assert code == 3 and "expected viewer, operator or admin" in err
 
 
-async def test_passwords_are_changed_without_an_argument(controller: Child, tmp_path: Path) -> None:
+async def test_passwords_are_changed_without_an_argument(controller: Guarded, tmp_path: Path) -> None:
     """One's own by two lines, somebody else's by the controller's word."""
     bob = await as_user(tmp_path, "bob", "viewer@fleet")
     code, out, _ = await command("fleet", "user", "password", "bob", "-m", "forgot")
@@ -149,7 +160,7 @@ async def test_passwords_are_changed_without_an_argument(controller: Child, tmp_
     assert code == 3 and "that is not the password that holds" in err
 
 
-async def test_a_script_brings_an_api_token(controller: Child, tmp_path: Path) -> None:
+async def test_a_script_brings_an_api_token(controller: Guarded, tmp_path: Path) -> None:
     """In the environment or in a file; never on a command line."""
     code, out, err = await command("fleet", "api-token", "create", "nightly", "--grant", "viewer@fleet", "--ttl", "1h")
     token = out.strip()
@@ -174,7 +185,7 @@ async def test_a_script_brings_an_api_token(controller: Child, tmp_path: Path) -
     assert (await command("fleet", "api-token", "create", "x", "--ttl", "400d"))[0] == 3
 
 
-async def test_the_audit_log_is_read_exported_and_verified(controller: Child, tmp_path: Path) -> None:
+async def test_the_audit_log_is_read_exported_and_verified(controller: Guarded, tmp_path: Path) -> None:
     """From the controller, from an export, with heads kept elsewhere; the first broken entry is told."""
     await as_user(tmp_path, "bob", "viewer@fleet")
     await command("fleet", "login", "-u", "bob", stdin="wrong\n", XDG_CONFIG_HOME=str(tmp_path / "x"))
@@ -204,7 +215,7 @@ async def test_the_audit_log_is_read_exported_and_verified(controller: Child, tm
     assert (await command("fleet", "audit", "list", "--since", "yesterday"))[0] == 2
 
 
-async def test_verify_finds_what_was_done_to_the_database(controller: Child, tmp_path: Path) -> None:
+async def test_verify_finds_what_was_done_to_the_database(controller: Guarded, tmp_path: Path) -> None:
     """By somebody who may write its file, triggers or not."""
     _, head, _ = await command("fleet", "audit", "head")
     Path("heads").write_text(head)
@@ -224,7 +235,7 @@ async def test_verify_finds_what_was_done_to_the_database(controller: Child, tmp
     assert code == 3 and "NOT whole" in err
 
 
-async def test_somebody_on_the_machine_lets_an_admin_in_again(controller: Child, tmp_path: Path) -> None:
+async def test_somebody_on_the_machine_lets_an_admin_in_again(controller: Guarded, tmp_path: Path) -> None:
     """Beside the controller that runs; told in the audit log; also one who was locked out for failing too often."""
     for _ in range(6):
         await command("fleet", "login", "-u", "admin", stdin="wrong\n", XDG_CONFIG_HOME=str(tmp_path / "x"))
@@ -241,23 +252,15 @@ async def test_somebody_on_the_machine_lets_an_admin_in_again(controller: Child,
     assert (await command("controller", "password", "admin", "--data", str(tmp_path)))[0] == 2
 
 
-async def test_an_audited_change_survives_kill_9(controller: Child, tmp_path: Path) -> None:
+async def test_an_audited_change_survives_kill_9(controller: Guarded, tmp_path: Path) -> None:
     """What was answered is in the log of the controller that starts after it."""
     await as_user(tmp_path, "bob", "viewer@fleet")
-    controller.kill()
-    await controller.wait()
-    run = [*PARKFLEET, "controller", "run", "--listen", "127.0.0.1:0", "--data", str(tmp_path / "data")]
-    async with Child("again", run, tmp_path / "again.log") as again:
-        await eventually(lambda: "controller listening on" in again.output())
-        address = again.output().split("controller listening on ")[1].split()[0]
-        # The session is of the controller's database, whatever its port: a login knows it by its address.
-        login = Logins(tmp_path / "admin" / "parkfleet" / "logins.json")
-        kept = login.current()
-        assert kept is not None
-        login.keep(Login(address, "admin", kept.token, kept.expires_ms))
-        code, out, _ = await command("fleet", "audit", "list", "--json", PARKFLEET_CONTROLLER=address)
-        assert code == 0 and any(one["target"] == "user bob viewer@fleet" for one in json.loads(out))
-        assert (await command("fleet", "audit", "verify", PARKFLEET_CONTROLLER=address))[0] == 0
+    controller.child.kill()
+    await controller.child.wait()
+    async with guarded(tmp_path) as again:
+        entries = json.loads(await again.fleet("audit", "list", "--json"))
+        assert any(one["target"] == "user bob viewer@fleet" and one["result"] == "done" for one in entries)
+        assert (await again.fleet("audit", "verify")).startswith("whole: ")
 
 
 COMPLETIONS = [

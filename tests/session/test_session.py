@@ -15,8 +15,9 @@ from parkfleet.agent import controller_connection
 from parkfleet.agent.session import ControllerSession
 from parkfleet.agent.status import AgentFacts, AgentSnapshot, BrokerLink, ConfigurationName, ReportedState
 from parkfleet.controller.admission import Admission
+from parkfleet.controller.listeners import BindError
 from parkfleet.controller.registry import Gateway, State
-from parkfleet.controller.server import BindError, ControllerServer
+from parkfleet.controller.server import ControllerServer
 from parkfleet.proto.session_pb2 import (
     AgentMessage,
     ControllerMessage,
