@@ -20,7 +20,9 @@ Exit codes: 0 done, 1 the database cannot be used, 2 wrong usage, 3 there is no 
 @app.command(epilog=_EXAMPLE)
 def password(
     user: Annotated[str, typer.Argument(help="Who gets a new password.", metavar="USER")],
-    data: Annotated[Path, typer.Option(help="Folder of the controller.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of the controller, where the database is there.")] = None,
+    database: Annotated[str, typer.Option(help="postgresql://USER@HOST/NAME instead.")] = "",
+    database_password_file: Annotated[Path | None, typer.Option(help="File with PostgreSQL's password.")] = None,
     reason: Annotated[str, typer.Option("--reason", "-m", help="Why; stands in the audit log for ever.")] = "",
 ) -> None:
     """Give a user a new password, on the controller's own machine."""
@@ -28,13 +30,17 @@ def password(
 
     from parkfleet.controller.errors import DatabaseError
     from parkfleet.controller.operators import recover
+    from parkfleet.controller.run_options import DatabaseOptions
 
-    if not (data / "controller.db").is_file():
-        raise typer.BadParameter(f"{data} is no folder of a controller", param_hint="--data")
-    try:
+    url = database
+    if not database:
+        if data is None or not (data / "controller.db").is_file():
+            raise typer.BadParameter("say the controller's folder, or its --database", param_hint="--data")
         url = f"sqlite:///{(data / 'controller.db').resolve()}"
-        made = asyncio.run(recover(url, None, user, reason))
-    except DatabaseError as error:
+    try:
+        secret = DatabaseOptions(url, database_password_file).password()
+        made = asyncio.run(recover(url, secret, user, reason))
+    except (DatabaseError, OSError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
     if made is None:

@@ -13,7 +13,7 @@ from parkfleet.agent import delivery, forwarder, pace
 from parkfleet.agent.buffer import Buffer
 from parkfleet.agent.forwarder import Forwarder
 from parkfleet.agent.store import NewBatch
-from parkfleet.protocols.config import BrokerConfig, BufferConfig
+from parkfleet.protocols.config import BrokerConfig, BufferConfig, EncodingName
 from parkfleet.protocols.mqtt import MqttConnection
 from parkfleet.protocols.payload.chain import CHAINED, KEY
 from parkfleet.protocols.payload.codecs import CODEC, decode, encode
@@ -78,11 +78,11 @@ async def buffer(tmp_path: Path) -> AsyncIterator[Buffer]:
 
 @contextlib.asynccontextmanager
 async def forwarding(
-    buffer: Buffer, port: int, ack_timeout: float = 5.0, key_every: int = 1
+    buffer: Buffer, port: int, ack_timeout: float = 5.0, key_every: int = 1, encoding: EncodingName = "compact"
 ) -> AsyncIterator[Forwarder]:
     """A forwarder that runs for the block."""
     config = BrokerConfig(f"mqtt://127.0.0.1:{port}", ack_timeout=Duration(ack_timeout), key_every=key_every)
-    running = Forwarder(buffer, config, TOPICS, Path(), "0")
+    running = Forwarder(buffer, config, TOPICS, Path(), "0", encoding=encoding)
     task = asyncio.create_task(running.run())
     try:
         yield running

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from parkfleet.controller.client import FleetClient, SignedOutError
-from parkfleet.proto import config_pb2, fleet_pb2
+from parkfleet.controller.credentials import GRACE_S
+from parkfleet.proto import config_pb2, fleet_pb2, operators_pb2
+from parkfleet.proto.errors import DATABASE_AWAY
 from tests.controller.raw_agent import RawAgent, heartbeat
 from tests.operators.world import LIST, WHO, World, change, sqlite_at, world
 
@@ -217,6 +219,28 @@ async def test_a_method_that_is_not_there_is_not_answered(fleet: World) -> None:
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+async def test_while_the_database_is_away_who_was_there_goes_on_looking(fleet: World) -> None:
+    """For some minutes; nothing is changed, nobody else gets in, and the words say why."""
+    boss, late = await fleet.user("boss", "admin@fleet"), await fleet.user("late", "viewer@fleet")
+    flush = change("park/p1", "buffer.retain", "2d")
+    assert await fleet.code(boss, "Fleet/ListGateways", LIST) is OK
+    async with fleet.database.write() as connection:
+        for table in ("operator_session", "operator_user", "failed_tries"):
+            await connection.execute(text(f"ALTER TABLE {table} RENAME TO {table}_hidden"))
+    assert await fleet.code(boss, "Fleet/ListGateways", LIST) is OK
+    for token, method, request in (
+        (boss, "Operators/ListUsers", operators_pb2.ListUsersRequest()),
+        (late, "Fleet/ListGateways", LIST),
+        ("", "Operators/SignIn", operators_pb2.SignInRequest(user="boss", password="x")),
+    ):
+        with pytest.raises(aio.AioRpcError) as caught:
+            await fleet.call(token, method, request)
+        assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAVAILABLE, DATABASE_AWAY)
+    assert await fleet.code(boss, "FleetConfiguration/ChangeLayer", flush) is OK  # the log itself is there
+    fleet.now[0] += GRACE_S
+    assert await fleet.code(boss, "Fleet/ListGateways", LIST) is grpc.StatusCode.UNAVAILABLE
+
+
 async def test_an_audit_log_that_cannot_be_written_stops_changes(fleet: World) -> None:
     """Nothing is changed that is not told."""
     token = await fleet.user("boss", "admin@fleet")
@@ -224,5 +248,6 @@ async def test_an_audit_log_that_cannot_be_written_stops_changes(fleet: World) -
     async with fleet.database.write() as connection:
         await connection.execute(text("ALTER TABLE audit_entry RENAME TO hidden"))
     request = change("park/p1", "buffer.flush", "2s")
-    assert await fleet.code(token, "FleetConfiguration/ChangeLayer", request) is grpc.StatusCode.UNKNOWN
+    assert await fleet.code(token, "FleetConfiguration/ChangeLayer", request) is grpc.StatusCode.UNAVAILABLE
+    assert await fleet.code("", "Fleet/ListGateways", LIST) is UNKNOWN  # refused all the same
     assert fleet.config.heads() == before
