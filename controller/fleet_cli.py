@@ -10,6 +10,7 @@ from parkfleet.controller import (
     audit_cli,
     config_cli,
     gateway_cli,
+    remote_cli,
     secret_cli,
     sign_in_cli,
     token_cli,
@@ -42,6 +43,7 @@ app.add_typer(user_cli.app, name="user")
 app.add_typer(api_token_cli.app, name="api-token")
 app.add_typer(audit_cli.app, name="audit")
 app.add_typer(token_cli.app, name="token")
+app.add_typer(remote_cli.app)  # logs, scan, read, replay, restart, capture
 
 Park = Annotated[str, typer.Option(help="Only this park's gateways.")]
 
