@@ -266,7 +266,7 @@ async def test_an_audited_change_survives_kill_9(controller: Guarded, tmp_path: 
 COMPLETIONS = [
     ("parkfleet fl", {"fleet"}),
     ("parkfleet fleet us", {"user"}),
-    ("parkfleet fleet log", {"login", "logout"}),
+    ("parkfleet fleet logi", {"login"}),
     ("parkfleet fleet user re", {"revoke-grant"}),
     ("parkfleet fleet api-token ", {"create", "list", "revoke"}),
     ("parkfleet fleet audit ver", {"verify"}),
