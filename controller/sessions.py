@@ -23,6 +23,7 @@ from parkfleet.controller.checks import LaterError, RefusedError, check_hello
 from parkfleet.controller.fleet import FleetState, SessionHandle
 from parkfleet.controller.registry import FleetFullError, GatewayKey
 from parkfleet.proto import limits
+from parkfleet.proto.common_pb2 import Hello
 from parkfleet.proto.session_pb2 import (
     AgentMessage,
     ControllerMessage,
@@ -35,6 +36,7 @@ from parkfleet.proto.session_pb2_grpc import AgentSessionServicer
 
 if TYPE_CHECKING:
     from parkfleet.controller.config_delivery import ConfigDelivery  # with the controller's own packages only
+    from parkfleet.controller.gatehouse import Credential, Gatehouse
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,12 @@ MESSAGES_PER_S: Final = 20.0
 BURST: Final = 100
 
 BROKEN: Final = "the connection ended without a goodbye"
+
+_AGENTS_FAULT: Final = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+)
 
 Context = aio.ServicerContext[AgentMessage, ControllerMessage]
 
@@ -74,7 +82,10 @@ class AgentSessions(AgentSessionServicer):
         delivery: "ConfigDelivery | None" = None,
         hello_s: float = HELLO_S,
         door: Admission | None = None,
+        house: "Gatehouse | None" = None,
     ) -> None:
+        """house: who checks certificates; None where none are shown."""
+        self._house = house
         self._fleet = fleet
         self._delivery = delivery
         self._hello_s = hello_s
@@ -83,7 +94,22 @@ class AgentSessions(AgentSessionServicer):
     # A coroutine, for grpc.aio's reader and writer interface; the stub knows only of generators.
     async def Connect(self, request_iterator: object, context: Context) -> None:  # type: ignore[override]
         """Serves one agent's stream until either side ends it."""
-        await SessionStream(self._fleet, context, self._door, self._hello_s, self._delivery).run()
+        if self._house is None:
+            await SessionStream(self._fleet, context, self._door, self._hello_s, self._delivery).run()
+            return
+        from parkfleet.controller.enrolment_service import refuse, shown_credential
+        from parkfleet.controller.gatehouse import GateError
+
+        try:
+            credential = shown_credential(self._house, context)
+        except GateError as error:
+            await refuse(context, error, "a session")
+        stream = SessionStream(self._fleet, context, self._door, self._hello_s, self._delivery, credential)
+        self._house.deny.opened(credential.serial, stream.revoked)
+        try:
+            await stream.run()
+        finally:
+            self._house.deny.closed(credential.serial, stream.revoked)
 
 
 class SessionStream:
@@ -96,7 +122,10 @@ class SessionStream:
         door: Admission,
         hello_s: float,
         delivery: "ConfigDelivery | None" = None,
+        credential: "Credential | None" = None,
     ) -> None:
+        """credential: what the agent showed; None where nobody shows any."""
+        self._credential = credential
         self._fleet = fleet
         self._door = door
         self._delivery = delivery
@@ -116,6 +145,7 @@ class SessionStream:
         writer = asyncio.create_task(self._write(), name=f"session writer {self._context.peer()}")
         try:
             end = await self._until_end(reader, writer)
+            self._door.counts.refused += end.code in _AGENTS_FAULT
             self._offline(end.reason)
             await self._part(reader, writer, end.parting)
             if end.code is not grpc.StatusCode.OK:
@@ -135,6 +165,8 @@ class SessionStream:
             try:
                 await self._admit(self._said_hello.result())
             except LaterError as error:
+                if self._ended_by_us.done():  # while it waited for its turn
+                    return self._ended_by_us.result()
                 away_ms = random.randint(*LATER_MS) if error.away_s is None else round(error.away_s * 1000)
                 return _later(str(error), away_ms)
             except RefusedError as error:
@@ -184,9 +216,15 @@ class SessionStream:
                 self._delivery.reported(self._handle.key, self._handle.session, message.status, before.status)
         return None  # what we do not know, a newer agent may say: it is ignored
 
+    def revoked(self, told: str) -> None:
+        """The agent's certificate is revoked: the stream ends at once, without the politeness of a goodbye."""
+        if not self._ended_by_us.done():
+            self._ended_by_us.set_result(End(grpc.StatusCode.PERMISSION_DENIED, told))
+
     async def _admit(self, message: AgentMessage) -> None:
         """Opens the session, when its turn has come. Raises RefusedError."""
         check_hello(message.hello)
+        check_name_shown(message.hello, self._credential)
         await self._wait_for_turn(GatewayKey(message.hello.park, message.hello.gateway))
         opening = asyncio.create_task(self._fleet.admit(message.hello, self._context.peer(), self._end))
         try:
@@ -291,6 +329,17 @@ class Allowance:
         self._left = min(self._burst, self._left + (now - self._at) * self._per_s) - 1
         self._at = now
         return max(0.0, -self._left / self._per_s)
+
+
+def check_name_shown(hello: Hello, credential: "Credential | None") -> None:
+    """Raises RefusedError when an agent says it is another than its certificate does."""
+    if credential is None or credential.key == (hello.park, hello.gateway):
+        return
+    says = f"{hello.park[: limits.MAX_WORD]}/{hello.gateway[: limits.MAX_WORD]}"
+    raise RefusedError(
+        f"the certificate is of {credential.key}, the configuration says {says}: correct park and gateway in "
+        "gateway.yaml, or enrol this box under that name"
+    )
 
 
 def _later(reason: str, stay_away_ms: int) -> End:

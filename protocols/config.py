@@ -87,6 +87,7 @@ class ControllerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     url: str  # host:port
     trial: Duration = duration("120s")  # a new configuration must prove itself for so long before it is confirmed
+    identity: str = "identity"  # folder with our certificate, which `parkfleet agent enroll` makes
 
     def __post_init__(self) -> None:
         if not 1 <= self.trial <= 3600:
@@ -213,7 +214,7 @@ class LineAddress(msgspec.Struct, frozen=True):
     @property
     def is_serial(self) -> bool:
         """Whether it hangs on a serial port."""
-        return bool(self.device)
+        return self.kind in ("serial", "ascii")
 
     def under(self, folder: Path) -> "LineAddress":
         """With its files named from the folder of the configuration."""

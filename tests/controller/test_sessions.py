@@ -11,8 +11,9 @@ import pytest
 from parkfleet.controller.admission import Admission, Turn
 from parkfleet.controller.client import FleetClient, FleetError, UnreachableError
 from parkfleet.controller.fleet import MAX_WATCHERS, FleetState
+from parkfleet.controller.listeners import BindError
 from parkfleet.controller.registry import GatewayKey, State
-from parkfleet.controller.server import BindError, ControllerServer
+from parkfleet.controller.server import ControllerServer
 from parkfleet.controller.sessions import AgentSessions, Allowance
 from parkfleet.controller.view import GatewayView
 from parkfleet.proto import common_pb2, limits
