@@ -2,12 +2,15 @@
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 from array import array
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 
 from parkfleet.agent import guarding, replacement
 from parkfleet.agent.activity import LineStatus
@@ -37,6 +40,7 @@ from parkfleet.simulators.loads import load_of
 from parkfleet.simulators.meter import SimulatedMeter
 from parkfleet.simulators.record import AnswerRecord
 from tests.agent.site import running
+from tests.benchmarks.syncs import SyncCounter
 from tests.eventually import eventually
 
 COLUMNS = (Column("power", "W", "int", "gauge"), Column("energy", "kWh", "int", "counter", Factor(1, 1)))
@@ -152,9 +156,13 @@ def test_store_outlives_damage(tmp_path: Path) -> None:
     assert packed == b"x"
     assert again.alarms() == {("r", "m", "energy"): AlarmState("above", 7), ("r", "m", "power"): AlarmState("below", 8)}
     prefix = again.prefix()
-    assert TruthStore(path).prefix() == prefix
+    third = TruthStore(path)
+    assert third.prefix() == prefix
+    third.close()
     again.drop_events([number])
     assert again.events() == []
+    store.close()
+    again.close()
     path.write_bytes(b"no database at all, but long enough to look like something" * 20)
     assert TruthStore(path).identities() == {}
     assert (tmp_path / "truth.db.damaged").exists()
@@ -166,6 +174,63 @@ def test_store_on_a_disk_that_refuses(tmp_path: Path, caplog: pytest.LogCaptureF
     store = TruthStore(tmp_path / "no folder" / "truth.db")
     assert (store.prefix(), store.add_events([b"x"], {}), store.baselines()) == ("", False, {})
     assert len([record for record in caplog.records if "cannot be used" in record.message]) == 1
+
+
+async def test_alarm_is_not_known_to_the_disk_before_its_event(tmp_path: Path) -> None:
+    """Killed in between, it would never be told: whoever keeps what alarms know waits for the events."""
+    store = TruthStore(tmp_path / "truth.db")
+    events, key = Events(store), ("r", "m", "p")
+    events.emit("rule-raised", "too hot", "m", {}, (key, AlarmState("above", 7)))
+    settled = asyncio.create_task(events.settled())
+    await asyncio.wait([settled], timeout=0.05)
+    assert not settled.done()
+    assert (store.events(), store.alarms()) == ([], {})
+    keeping = asyncio.create_task(events.run())
+    await settled
+    keeping.cancel()
+    assert len(store.events()) == 1
+    assert store.alarms() == {key: AlarmState("above", 7)}
+
+
+SAVES = """
+import asyncio, sys
+from pathlib import Path
+from parkfleet.agent.configuration import load_configuration
+from parkfleet.agent.plan import make_plan
+from parkfleet.agent.trust import Trust
+configuration = load_configuration(Path(sys.argv[1]))
+trust = Trust(configuration, make_plan(configuration), print)
+async def main():
+    await trust._save()
+    print("saved", flush=True)
+    sys.stdin.readline()
+    await trust._save()
+    print("saved", flush=True)
+    sys.stdin.readline()
+asyncio.run(main())
+"""
+
+
+def test_nothing_is_written_when_nothing_is_new(tmp_path: Path) -> None:
+    """SD cards: what is known of counters and alarms is written when it has changed, and costs no sync otherwise."""
+    device(tmp_path, 1)
+    meter = {"id": "m1", "line": "l", "unit": 1, "profile": "known"}
+    own = {"park": "p", "gateway": "g", "broker": {"url": "mqtt://h"}, "profiles": ["profiles"], "meters": [meter]}
+    (tmp_path / "gateway.yaml").write_text(yaml.safe_dump({**own, "lines": [{"id": "l", "url": "tcp://h"}]}))
+    counter = SyncCounter(tmp_path)
+    command = [sys.executable, "-c", SAVES, str(tmp_path / "gateway.yaml")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=counter.environment, text=True) as child:
+        assert child.stdin is not None and child.stdout is not None
+        child.stdout.readline()
+        before = counter.written.syncs
+        assert before > 0
+        child.stdin.write("\n")
+        child.stdin.flush()
+        child.stdout.readline()
+        assert counter.written.syncs == before
+        child.stdin.write("\n")
+        child.stdin.close()
 
 
 async def test_events_on_a_disk_that_refuses_are_sent_all_the_same(tmp_path: Path) -> None:
