@@ -103,6 +103,14 @@ class Authority:
         return authority
 
     @classmethod
+    def existing(cls, folder: Path) -> Self:
+        """The one in a folder. Raises AuthorityError."""
+        try:
+            return cls._read(folder / AUTHORITY_FILE)
+        except FileNotFoundError:
+            raise AuthorityError(f"no {AUTHORITY_FILE} in {folder}: start the controller once") from None
+
+    @classmethod
     def _read(cls, path: Path) -> Self:
         """Raises FileNotFoundError, AuthorityError."""
         try:
