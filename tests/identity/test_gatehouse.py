@@ -144,6 +144,18 @@ async def test_revoke_ends_streams_and_lets_none_open(house: Gatehouse, tmp_path
     house.deny.check(serial(theirs))
 
 
+async def test_revoke_ends_a_stream_that_is_older_than_its_certificate(house: Gatehouse, clock: Clock) -> None:
+    """A session of a hundred days began with a certificate that has ended since."""
+    first = await enrolled(house, Box())
+    ended: list[str] = []
+    house.deny.opened(serial(first), ended.append)
+    clock.pass_days(60)
+    await house.renew(house.credential(first))
+    clock.pass_days(40)
+    await house.revoke(GW, "bob", "stolen")
+    assert len(ended) == 1
+
+
 async def test_revoked_stays_revoked_after_a_restart(
     house: Gatehouse, database_at: DatabaseAt, tmp_path: Path, clock: Clock
 ) -> None:
@@ -155,7 +167,7 @@ async def test_revoked_stays_revoked_after_a_restart(
     assert again.authority.fingerprint == house.authority.fingerprint
     with pytest.raises(RevokedError, match="by bob: stolen"):
         again.deny.check(serial(pem))
-    clock.pass_days(100)  # and is not carried along when the certificate has ended anyway
+    clock.pass_days(130)  # and is not carried along when the certificate has ended anyway
     assert len((await Gatehouse.open(database, tmp_path, clock, LIFE_S)).deny) == 0
     await database.close()
 
