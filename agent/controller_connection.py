@@ -68,11 +68,13 @@ class ControllerConnection:
         self._stream = AgentSessionStub(self._channel).Connect()
         self._read: asyncio.Task[Any] | None = None
         self._write: asyncio.Task[Any] | None = None
+        self._is_woken = False
+        self._waking: asyncio.Future[None] | None = None
 
     async def open(self, hello: AgentMessage) -> ControllerMessage:
         """Says hello; returns the controller's first message."""
         await self._send(hello, CONNECT_S)
-        message = await self.receive(CONNECT_S)
+        message = await self.receive(CONNECT_S)  # nobody knows this connection yet who could wake it
         if message is None:
             raise ConnectionLostError(f"{self._url} did not answer the hello within {CONNECT_S:g} s")
         return message
@@ -81,12 +83,22 @@ class ControllerConnection:
         """Sends a message."""
         await self._send(message, SEND_S)
 
+    def wake(self) -> None:
+        """Has receive(), now or when it is called next, return at once."""
+        self._is_woken = True
+        if self._waking is not None and not self._waking.done():
+            self._waking.set_result(None)
+
     async def receive(self, within_s: float) -> ControllerMessage | None:
-        """The next message; None when there was none within so many seconds."""
+        """The next message; None when there was none within so many seconds, or somebody called wake()."""
         if self._read is None:
             self._read = _start(self._stream.read(), "controller session read")
-        done, _ = await asyncio.wait({self._read}, timeout=within_s)
-        if not done:
+        self._waking = asyncio.get_running_loop().create_future()
+        if self._is_woken:
+            self._waking.set_result(None)
+        await asyncio.wait({self._read, self._waking}, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+        self._is_woken = False
+        if not self._read.done():
             return None
         read, self._read = self._read, None
         message = self._result(read)

@@ -190,6 +190,17 @@ class LineEngine:
                     return
         raise KeyError(meter)
 
+    def hold(self, line_id: str, unit: int, seconds: float) -> None:
+        """A guest got no answer from a unit: for so long nothing that comes is taken for that of ours."""
+        for line in self._lines if not self._ended else ():
+            if line.plan.config.id == line_id:
+                self._engine.hold(line.index, unit, round(seconds * NS))
+
+    def held(self, line_id: str, unit: int) -> float:
+        """Seconds in which nobody must ask a unit, as the answer to an earlier request may come."""
+        lines = [line for line in self._lines if line.plan.config.id == line_id and not self._ended]
+        return max((self._engine.held_ns(line.index, unit) / NS for line in lines), default=0.0)
+
     def drop(self, line_id: str) -> None:
         """Takes a line out; its scans under way are dropped."""
         self._plans = tuple(plan for plan in self._plans if plan.config.id != line_id)

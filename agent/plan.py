@@ -125,9 +125,12 @@ class LinePlan:
 
         due: bits of the groups that are; default: all.
         """
+        return self.config.lanes * sum(self.request_seconds(meter, meter.all_due if due is None else due))
+
+    def request_seconds(self, meter: MeterPlan, due: int) -> list[float]:
+        """What each request of a scan takes of the line's time; of that there is more where several are under way."""
         beside = meter.gap_s + meter.turnaround_s - TURNAROUND_S
-        asked = meter.requests if due is None else meter.asked(due)
-        return sum(planned.seconds(self.cost) + beside for planned in asked)
+        return [(planned.seconds(self.cost) + beside) / self.config.lanes for planned in meter.asked(due)]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ it has them; what it has is not told again until it changes. The counts of lines
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, TypeAlias
 
@@ -48,18 +48,17 @@ class Reporting:
         """The controller wants to hear everything."""
         self._status_tag = self._lines_tag = 0
 
-    def due(
-        self, state: ReportedState, snapshot: AgentSnapshot, sequence: int, sent_ms: int, now: float
-    ) -> Iterator[AgentMessage]:
-        """What is to be told now; a heartbeat comes last."""
-        status = status_message(state)
-        tag = tag_of(status.status)
-        if tag != self._status_tag:
-            status.status.tag = self._status_tag = tag
-            yield status
-        yield self._heartbeat(snapshot, sequence, sent_ms, now)
+    def status(self, state: ReportedState) -> AgentMessage | None:
+        """The state, if it is to be told."""
+        message = status_message(state)
+        tag = tag_of(message.status)
+        if tag == self._status_tag:
+            return None
+        message.status.tag = self._status_tag = tag
+        return message
 
-    def _heartbeat(self, snapshot: AgentSnapshot, sequence: int, sent_ms: int, now: float) -> AgentMessage:
+    def heartbeat(self, snapshot: AgentSnapshot, sequence: int, sent_ms: int, now: float) -> AgentMessage:
+        """A heartbeat, with the lines if they are to be told."""
         health = _health(snapshot.lines)
         if self._lines_tag and health == self._health and now - self._lines_at < LINES_S:
             message = heartbeat_message(replace(snapshot, lines=()), sequence, sent_ms)

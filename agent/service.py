@@ -12,6 +12,7 @@ from parkfleet.agent.buffer import Buffer
 from parkfleet.agent.configuration import Configuration
 from parkfleet.agent.control import ControlSocket
 from parkfleet.agent.control_messages import LineState, Status, socket_path
+from parkfleet.agent.encoding import JOINED_READINGS
 from parkfleet.agent.flush_timer import FlushTimer
 from parkfleet.agent.forwarder import Forwarder
 from parkfleet.agent.learned_store import STORE_NAME, LearnedStore
@@ -80,9 +81,16 @@ class AgentService:
             configuration.path(gateway.buffer.path),
             gateway.buffer,
             lambda kind, text, data: emit(kind, text, None, data),
+            JOINED_READINGS[gateway.encoding],
         )
         self._forwarder = Forwarder(
-            self._buffer, gateway.broker, topics, configuration.folder, __version__, self._trust.events
+            self._buffer,
+            gateway.broker,
+            topics,
+            configuration.folder,
+            __version__,
+            self._trust.events,
+            gateway.encoding,
         )
         deliver = self._plan.delivering(self._watch.over(self._trust.on_scan))
         self._polling.follow(self._plan, deliver, self._learner.saw)
@@ -185,6 +193,7 @@ class AgentService:
             while True:
                 await asyncio.sleep(STATS_S)  # how fresh a heartbeat's buffer depth is
                 latest = await self._buffer.stats()
+                session.look()
 
     async def observed(self) -> Observation:
         """How the gateway fares with this configuration."""

@@ -75,6 +75,8 @@ class ControllerSession:
         self._reconnect_s = reconnect_s
         self._on_desired = on_desired
         self._reporting = Reporting()
+        self._connection: ControllerConnection | None = None  # once we are welcome
+        self._told: ReportedState | None = None  # told last
         self._logged = ("", 0.0)  # the last failure that was logged, and when
         self.status = SessionStatus()
 
@@ -104,6 +106,11 @@ class ControllerSession:
                 bound = min(2 * bound, self._reconnect_s[1])
             await asyncio.sleep(pause)
 
+    def look(self) -> None:
+        """The state may have changed: if so, the controller is told now and not with the next heartbeat."""
+        if self._connection is not None and self._state() != self._told:
+            self._connection.wake()
+
     async def _one_connection(self) -> None:
         """Dials, says hello, and heartbeats until the connection is lost. Raises ConnectionLostError."""
         connection = ControllerConnection(self._url, self._keeper.credentials() if self._keeper else None)
@@ -111,6 +118,7 @@ class ControllerSession:
         keeping: asyncio.Task[None] | None = None
         try:
             interval_s = self._welcomed(await connection.open(self._reporting.hello(self._facts)))
+            self._connection = connection
             if self._keeper is not None:
                 keeping = asyncio.create_task(self._keep_credentials(self._keeper, connection), name="credentials")
             await self._heartbeat_for_ever(connection, interval_s)
@@ -119,6 +127,7 @@ class ControllerSession:
             raise
         finally:
             self.status.connected = False
+            self._connection = None
             if keeping is not None:
                 keeping.cancel()
                 await asyncio.wait({keeping})
@@ -141,20 +150,29 @@ class ControllerSession:
         return min(max(message.welcome.heartbeat_interval_ms / 1000, low), high)
 
     async def _heartbeat_for_ever(self, connection: ControllerConnection, interval_s: float) -> None:
-        """Sends state and heartbeats, takes what the controller says in between."""
+        """Sends heartbeats, and the state whenever it has changed; takes what the controller says in between."""
         loop = asyncio.get_running_loop()
         sequence = 0
         while True:
+            await self._tell_state(connection)
             sequence += 1
             wall_ms = time.time_ns() // 1_000_000
-            for told in self._reporting.due(self._state(), self._snapshot(), sequence, wall_ms, loop.time()):
-                await connection.send(told)
+            await connection.send(self._reporting.heartbeat(self._snapshot(), sequence, wall_ms, loop.time()))
             self.status.heartbeats += 1
             due = loop.time() + interval_s * random.uniform(1 - JITTER, 1 + JITTER)
             while (left := due - loop.time()) > 0:
                 message = await connection.receive(left)
                 if message is not None:
                     self._take(message)
+                if loop.time() < due:  # else it comes with the heartbeat
+                    await self._tell_state(connection)
+
+    async def _tell_state(self, connection: ControllerConnection) -> None:
+        """Tells the controller a state that it does not know."""
+        self._told = self._state()
+        message = self._reporting.status(self._told)
+        if message is not None:
+            await connection.send(message)
 
     async def _keep_credentials(self, keeper: CredentialKeeper, connection: ControllerConnection) -> None:
         """Looks now and then whether a further certificate is due."""

@@ -61,6 +61,7 @@ class AdmissionCounts:
     asked: int = 0
     begun: int = 0  # sessions
     sent_away: int = 0  # told when to come back
+    refused: int = 0  # streams that ended because of what the agent sent
     held: int = 0  # wait here now
 
 

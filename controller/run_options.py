@@ -1,7 +1,7 @@
 """Run options: what `controller run` was asked for, checked before anything is opened."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -9,9 +9,10 @@ from parkfleet.proto import limits
 from parkfleet.protocols.address import is_everywhere, is_loopback, split_address
 from parkfleet.protocols.quantity import Duration
 
-#: The ports for enrolment and for operators follow that of the sessions.
+#: The ports for enrolment, for operators, for metrics and health follow that of the sessions.
 ENROLMENT_OFFSET: Final = 1
 OPERATORS_OFFSET: Final = 2
+WEB_OFFSET: Final = 3
 #: Below, gateways would do little else than renew; above, browsers' and brokers' libraries begin to object.
 CERTIFICATE_LIFE: Final = (Duration(10), Duration(825 * 86400))
 
@@ -25,12 +26,35 @@ class OptionError(ValueError):
 
 
 @dataclass(frozen=True)
+class DatabaseOptions:
+    """Where the database is, when it is not a file in the data's folder."""
+
+    url: str = ""  # postgresql://USER@HOST/NAME
+    password_file: Path | None = None
+
+    def password(self) -> str | None:
+        """What stands in the file; None: PGPASSWORD, PGPASSFILE or ~/.pgpass say it. Raises OSError."""
+        return None if self.password_file is None else self.password_file.read_text("utf-8").rstrip("\r\n")
+
+
+@dataclass(frozen=True)
+class WebOptions:
+    """Where metrics and health are shown; files make it HTTPS."""
+
+    address: str = ""  # host:port; empty: nowhere
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+@dataclass(frozen=True)
 class ControllerOptions:
     """Addresses are host:port."""
 
     listen: str
     heartbeat: Duration
     data: Path | None = None  # folder of what outlives the process; without it there is nobody to enrol
+    database: DatabaseOptions = DatabaseOptions()
+    web: WebOptions = WebOptions()
     enrolment: str = ""
     operators: str = ""
     names: Sequence[str] = ()
@@ -45,6 +69,8 @@ def parse_options(
     enrolment: str,
     operators: str,
     certificate_life: str,
+    database: DatabaseOptions = DatabaseOptions(),
+    web: WebOptions = WebOptions(),
 ) -> ControllerOptions:
     """Raises OptionError."""
     host, port = _address("--listen", listen)
@@ -64,6 +90,8 @@ def parse_options(
         listen,
         _duration("--heartbeat", heartbeat, *map(Duration, limits.HEARTBEAT_S)),
         data,
+        _database(database, data),
+        _web(web, port),
         beside["--enrolment"],
         beside["--operators"],
         names,
@@ -71,12 +99,32 @@ def parse_options(
     )
 
 
+def _database(asked: DatabaseOptions, data: Path | None) -> DatabaseOptions:
+    if asked.url and data is None:
+        raise OptionError("--database", "add --data DIR: the keys of the authority and of the secrets stay in files")
+    if asked.url and not asked.url.startswith(("postgresql://", "postgres://")):
+        raise OptionError("--database", "expected postgresql://USER@HOST/NAME (a file is the default, in --data DIR)")
+    if asked.password_file and not asked.url:
+        raise OptionError("--database-password-file", "goes with --database postgresql://…")
+    return asked
+
+
+def _web(asked: WebOptions, port: int) -> WebOptions:
+    if (asked.certificate is None) is not (asked.key is None):
+        raise OptionError("--web-certificate", "a certificate and its key go together: name both")
+    if asked.address == "off":
+        return replace(asked, address="")
+    address = asked.address or _beside("127.0.0.1", port, WEB_OFFSET)
+    _address("--web", address)
+    return replace(asked, address=address)
+
+
 _NAME_NEEDED: Final = "say by which name gateways reach this controller, such as --name fleet.example.org"
 
 
 def _beside(host: str, port: int, offset: int) -> str:
     if port + offset > 65535:
-        raise OptionError("--listen", f"port {port} leaves no room for the two ports after it: name them all")
+        raise OptionError("--listen", f"port {port} leaves no room for the ports after it: name them all")
     return f"{host}:{port + offset if port else 0}"
 
 

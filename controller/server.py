@@ -17,7 +17,16 @@ from parkfleet.controller.listeners import Gates, Listeners, guarded_listeners, 
 from parkfleet.controller.load import Load
 from parkfleet.controller.registry import Moment
 from parkfleet.controller.sessions import AgentSessions
-from parkfleet.proto import limits
+from parkfleet.controller.vitals import Pulse, Vitals
+from parkfleet.proto import (
+    config_pb2,
+    enrolment_pb2,
+    fleet_pb2,
+    identity_pb2,
+    limits,
+    operators_pb2,
+    session_pb2,
+)
 from parkfleet.proto.config_pb2_grpc import add_FleetConfigurationServicer_to_server
 from parkfleet.proto.fleet_pb2_grpc import add_FleetServicer_to_server
 from parkfleet.proto.session_pb2_grpc import add_AgentSessionServicer_to_server
@@ -58,6 +67,7 @@ class ControllerServer:
         self.fleet = FleetState(heartbeat_interval, clock, storage.bus.name if storage else "")
         self.door = door or Admission()
         self.load = Load(self.door)
+        self.pulse = Pulse(self)
         self._storage = storage
         self._operators = operators
         self._gates = gates
@@ -66,6 +76,7 @@ class ControllerServer:
         self._tasks = asyncio.TaskGroup()
         self._running: list[asyncio.Task[None]] = []
         self._replica: Replica | None = None
+        self.delivery: ConfigDelivery | None = None
 
     @property
     def address(self) -> str:
@@ -84,6 +95,18 @@ class ControllerServer:
             raise RuntimeError("use ControllerServer as a block: async with ControllerServer(address) as server")
         return self._listeners
 
+    @property
+    def replica(self) -> str:
+        """This controller's name among the replicas; empty without storage."""
+        return self._storage.bus.name if self._storage else ""
+
+    def vitals(self) -> Vitals | None:
+        """How storing fares; None without storage."""
+        if self._storage is None or self._replica is None:
+            return None
+        is_storing, is_listening = self._replica.recorder.is_storing, self._storage.bus.is_listening
+        return Vitals(self._storage.database.commits, is_storing, is_listening, self._replica.others)
+
     async def __aenter__(self) -> Self:
         guard = [Guard(self._gate())]
         if self._gates is None:
@@ -92,23 +115,26 @@ class ControllerServer:
             listeners = guarded_listeners(self._asked, self._gates, guard, lambda: self.fleet.now().wall_ms / 1000)
         self._listeners = listeners
         operators = listeners.operators.server
-        delivery = await self._remember(self._storage, operators) if self._storage else None
+        if self._storage is not None:
+            self.delivery = await self._remember(self._storage, operators)
+            self._add_standard_services(operators)
         if self._operators is not None:
             add_operators(self._operators, operators)
         house = self._gates.house if self._gates else None
-        sessions = AgentSessions(self.fleet, delivery, door=self.door, house=house)
+        sessions = AgentSessions(self.fleet, self.delivery, door=self.door, house=house)
         add_AgentSessionServicer_to_server(sessions, listeners.sessions.server)
-        add_FleetServicer_to_server(FleetService(self.fleet, delivery), operators)
+        add_FleetServicer_to_server(FleetService(self.fleet, self.delivery), operators)
         if house is not None:
             add_identity(house, listeners, lambda: self.fleet.now().wall_ms)
         await listeners.start()
         await self._tasks.__aenter__()
         self._run(self._tick(), "controller tick")
         self._run(self.load.run(), "load")
-        if self._storage is not None and self._replica is not None and delivery is not None:
+        self._run(self.pulse.run(), "pulse")
+        if self._storage is not None and self._replica is not None and self.delivery is not None:
             self._run(self._storage.bus.run(), "bus")
             self._run(self._replica.run(), "replica")
-            self._run(delivery.run(), "configuration delivery")
+            self._run(self.delivery.run(), "configuration delivery")
         if self._operators is not None:
             self._run(self._operators.run(), "refused attempts")
         return self
@@ -131,10 +157,6 @@ class ControllerServer:
             if self._operators is not None:
                 await self._operators.close()
 
-    def _seconds(self) -> float:
-        """The time, since 1970."""
-        return self.fleet.now().wall_ms / 1000
-
     async def _remember(self, storage: "Storage", server: aio.Server) -> "ConfigDelivery":
         """Takes what is stored of the fleet, and serves its configuration."""
         from parkfleet.controller.config_delivery import ConfigDelivery
@@ -145,6 +167,16 @@ class ControllerServer:
         await self._replica.load()
         add_FleetConfigurationServicer_to_server(ConfigService(storage.config), server)
         return ConfigDelivery(storage.config, lambda: self.fleet.now().wall_ms, self._replica.recorder.reported)
+
+    def _add_standard_services(self, server: aio.Server) -> None:
+        """What probes and tools ask for."""
+        from parkfleet.controller.health_service import add_standard_services
+
+        files = [session_pb2, fleet_pb2, config_pb2, *([operators_pb2] if self._operators else [])]
+        if self._gates is not None:
+            files += [enrolment_pb2, identity_pb2]
+        names = [service.full_name for file in files for service in file.DESCRIPTOR.services_by_name.values()]
+        add_standard_services(self.pulse, server, names)
 
     def _run(self, work: Coroutine[None, None, None], name: str) -> None:
         self._running.append(self._tasks.create_task(work, name=name))

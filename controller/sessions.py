@@ -56,6 +56,12 @@ BURST: Final = 100
 
 BROKEN: Final = "the connection ended without a goodbye"
 
+_AGENTS_FAULT: Final = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+)
+
 Context = aio.ServicerContext[AgentMessage, ControllerMessage]
 
 
@@ -139,6 +145,7 @@ class SessionStream:
         writer = asyncio.create_task(self._write(), name=f"session writer {self._context.peer()}")
         try:
             end = await self._until_end(reader, writer)
+            self._door.counts.refused += end.code in _AGENTS_FAULT
             self._offline(end.reason)
             await self._part(reader, writer, end.parting)
             if end.code is not grpc.StatusCode.OK:

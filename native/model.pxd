@@ -228,6 +228,7 @@ cdef struct Line:
     int64_t budget          # what dead meters may still use, ns; below 0 after a probe
     int64_t goodwill        # what waiting for units that are well may still cost in vain, ns; may go below 0
     int64_t budget_at       # when both were reckoned
+    int64_t rally_at        # silent units are not asked out of turn before it
     int64_t blocked_since   # requests wait for silence; 0: they do not
     int64_t wake            # the line's next timer, monotonic
     int32_t timer_at        # its place in the engine's timers

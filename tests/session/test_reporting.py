@@ -21,12 +21,18 @@ STATE = ReportedState("1.2.3", ConfigurationName(1, "a"))
 LINES = (LineReport("bus1", requests=7, errors={"timeout": 1}), LineReport("bus2"))
 
 
+def due(agent: Reporting, state: ReportedState, lines: tuple[LineReport, ...], now: float) -> list[AgentMessage]:
+    """What a session sends at a heartbeat."""
+    messages = (agent.status(state), agent.heartbeat(AgentSnapshot(lines=lines), 1, 0, now))
+    return [message for message in messages if message is not None]
+
+
 def told(
     agent: Reporting, now: float = 0.0, state: ReportedState = STATE, lines: tuple[LineReport, ...] = LINES
 ) -> tuple[str, ...]:
     """What is due, by name; lines: a heartbeat with its lines."""
     names = []
-    for message in agent.due(state, AgentSnapshot(lines=lines), 1, 0, now):
+    for message in due(agent, state, lines, now):
         kind = message.WhichOneof("message") or ""
         whole = kind == "heartbeat" and message.heartbeat.lines_told
         assert whole == (len(message.heartbeat.lines) > 0)
@@ -87,7 +93,7 @@ async def database(tmp_path: object) -> AsyncIterator[Database]:
 
 async def say(agent: RawAgent, reporting: Reporting, state: ReportedState = STATE) -> list[AgentMessage]:
     """Says what is due; that."""
-    messages = list(reporting.due(state, AgentSnapshot(lines=LINES), 1, 0, 0.0))
+    messages = due(reporting, state, LINES, 0.0)
     for message in messages:
         await agent.say(message)
     return messages

@@ -96,6 +96,19 @@ async def test_changed_state_is_reported(server: ControllerServer) -> None:
         await eventually(lambda: (g := seen(server)) and g.status and g.status.last_failed.reason == "no broker")
 
 
+async def test_look_reports_a_changed_state_at_once() -> None:
+    """Not an hour later, with the next heartbeat; what has not changed is not told again."""
+    state = ReportedState("1.2.3", ConfigurationName(1, "a"))
+    async with ControllerServer("127.0.0.1:0", 3600) as server, running(server.address, state=lambda: state) as session:
+        await eventually(lambda: (g := seen(server)) and g.status and g.status.running.revision == 1)
+        await eventually(lambda: session.status.heartbeats == 1)
+        session.look()
+        state = ReportedState("1.2.3", ConfigurationName(2, "b"))
+        session.look()
+        await eventually(lambda: (g := seen(server)) and g.status and g.status.running.revision == 2)
+        assert session.status.heartbeats == 1
+
+
 async def test_stopped_agent_says_goodbye(server: ControllerServer) -> None:
     """The controller knows the reason when run() has ended."""
     async with running(server.address) as session:
