@@ -1,12 +1,15 @@
 """Gatehouse: renewal, proofs and revocation; on SQLite and on PostgreSQL."""
 
 import asyncio
+import ssl
 from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from parkfleet.controller.authority import Authority, AuthorityError, certificate_of, serial_of
 from parkfleet.controller.bus import Bus
@@ -117,6 +120,26 @@ async def test_reclaim_refuses_what_proves_nothing(house: Gatehouse, clock: Cloc
     with pytest.raises(IdentityError, match="older than 60 s"):
         await house.reclaim(mine, nonce, proof_)
     assert len(await house.store.issued(GW)) == 1
+
+
+async def test_credential_survives_any_bytes(tmp_path: Path, clock: Clock) -> None:
+    """What a peer shows is a certificate of ours, unchanged, or it is refused."""
+    database = await DatabaseAt(f"sqlite:///{tmp_path}/x.db").open()
+    house = await Gatehouse.open(database, tmp_path, clock, LIFE_S)
+    good = certificate_of(await enrolled(house, Box()))
+    data = good.public_bytes(serialization.Encoding.DER)
+
+    @given(st.integers(0, len(data) - 1), st.integers(1, 255), st.binary(max_size=200))
+    @settings(max_examples=500)
+    def refuses(at: int, change: int, noise: bytes) -> None:
+        changed = data[:at] + bytes([data[at] ^ change]) + data[at + 1 :]
+        for der in (changed, noise, data[:at]):
+            with pytest.raises(IdentityError):
+                house.credential(ssl.DER_cert_to_PEM_cert(der).encode())
+
+    refuses()
+    assert house.credential(ssl.DER_cert_to_PEM_cert(data).encode()).key == GW
+    await database.close()
 
 
 async def test_revoke_ends_streams_and_lets_none_open(house: Gatehouse, tmp_path: Path) -> None:
