@@ -102,6 +102,11 @@ class LineParts:
         )
         return replace(plan, lines=kept)
 
+    def gather(self) -> None:
+        """Hands on what has been read by now."""
+        for part in self._parts:
+            part.polling.gather()
+
     def release(self, plan: Plan | None) -> None:
         """Whoever had the scans has no more of them. Lines that a plan will not continue (None: all will) are taken out
         at once, so that nothing is read that nobody gets; scans of the others wait for follow()."""

@@ -227,6 +227,7 @@ class AgentService:
         )
 
     async def _flush(self) -> None:
+        self._polling.gather()
         schema, packed = self._plan.schema, self._packed_schema
         for batch in self._batcher.close():
             body = encode(schema, batch.rows)
