@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := $(wildcard native/*.pyx native/*.pxd native/*.py proto/*.proto) setup.py pyproject.toml
 
-.PHONY: help demo test check build bench-codec codec-prior bench-plan bench-engine bench-drain bench-writes fault-agent \
-  fuzz clean
+.PHONY: help demo test check build bench-codec codec-prior bench-plan bench-engine bench-drain bench-writes bench-rules \
+  fault-agent fuzz clean
 
 help:
 	@echo "make demo    the whole way on this machine: simulated meters to a consumer   ARGS=\"--duration 30s --outage 8s\""
@@ -16,6 +16,7 @@ help:
 	@echo "make bench-engine the line engine beside libmodbus, pymodbus, minimalmodbus (8 min; apt install libmodbus-dev)"
 	@echo "make bench-drain  a day's backlog to a local broker while fresh batches go on (1 min)"
 	@echo "make bench-writes what a day of readings writes to an SD card (3 min)"
+	@echo "make bench-rules  what rules and deadbands cost a scan (1 min)"
 	@echo "make fault-agent  kill -9, lost brokers, partitions, full disks, damaged files: the account must come out (13 min)"
 	@echo "make fuzz    native parsers under libFuzzer with sanitizers, a million executions each (20 min; apt install clang)"
 	@echo "make bench-codec  bytes a reading beside Sparkplug, zstd, Gorilla, Chimp, pcodec, Parquet (needs PARKFLEET_DATA)"
@@ -62,6 +63,9 @@ bench-drain: $(READY)
 
 bench-writes: $(READY)
 	$(BIN)/python -m tests.benchmarks.bench_writes
+
+bench-rules: $(READY)
+	$(BIN)/python -m tests.benchmarks.bench_rules
 
 fault-agent: $(READY)
 	$(BIN)/python -m tests.faults.fault_agent

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parkfleet.protocols.config import GatewayConfig
-from parkfleet.protocols.crosscheck import check_gateway, profile_finder
+from parkfleet.protocols.crosscheck import check_gateway, profile_finder, read_of
 from parkfleet.protocols.document import Document, DocumentError
 from parkfleet.protocols.profile import Profile
 
@@ -40,7 +40,7 @@ def check_configuration(document: Document, folder: Path) -> Configuration:
 
 
 def remarks(configuration: Configuration) -> Iterator[str]:
-    """What is worth knowing of a configuration without a mistake: on which side of its transformers a meter stands."""
+    """What is worth knowing of a configuration without a mistake: sides of transformers, rules without a meter."""
     for meter in configuration.gateway.meters:
         profile = configuration.profiles[meter.profile]
         if profile.primary:
@@ -55,3 +55,8 @@ def remarks(configuration: Configuration) -> Iterator[str]:
         if missing:
             keys = " and ".join(missing)
             yield f"meter {meter.id}: direct connection is assumed; behind transformers give {keys} (ct: 200/5)"
+    read = [read_of(meter, configuration.profiles[meter.profile]) for meter in configuration.gateway.meters]
+    for noun, selectors in (("rule", configuration.gateway.rules), ("deadband", configuration.gateway.deadbands)):
+        for selector in selectors:
+            if not any(selector.points_of(meter.id, meter.profile.profile, meter.delivered) for meter in read):
+                yield f"{noun} {selector.id}: no meter of this gateway delivers {', '.join(selector.points)}"

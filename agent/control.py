@@ -214,7 +214,9 @@ class ControlSocket:
 
     def _meter(self, name: str) -> MeterPlan:
         if name not in self._meters:
-            raise LookupError(f"the running agent has no meter {name!r}")
+            known = sorted(self._meters)
+            listed = ", ".join(known[:20]) + (" …" if len(known) > 20 else "")
+            raise LookupError(f"the running agent has no meter {name!r}: meters are {listed or 'none'}")
         return self._meters[name]
 
 

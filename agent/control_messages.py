@@ -9,6 +9,7 @@ from msgspec import Meta
 from parkfleet.agent.configuration import Configuration
 from parkfleet.agent.line_messages import LineFacts
 from parkfleet.agent.reading import MeterReading
+from parkfleet.agent.rules import Standing
 from parkfleet.agent.status import AgentSnapshot
 from parkfleet.protocols.payload.request import ReplayAnswer, ReplayRequest
 
@@ -101,6 +102,9 @@ class Status(msgspec.Struct, tag_field="answer", tag="status", frozen=True):
     lines: list[LineState]
     agent: AgentSnapshot
     events: dict[str, int] = {}  # since the start, by kind
+    alarms: list[Standing] = []  # that are raised
+    held: int = 0  # readings that deadbands held back, since the start
+    early: int = 0  # batches that closed early for a priority reading, since the start
 
 
 class Read(msgspec.Struct, tag_field="answer", tag="read", frozen=True):

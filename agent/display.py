@@ -1,11 +1,11 @@
 """Display: what the installer reads off a meter settles what its registers mean.
 
-For every point of a profile that could show the value, each address beside its own, each order of bytes and each
-power of ten is tried; what explains the display with the fewest deviations from the profile comes first.
+For every quantity of a profile that could show the value, each address beside its own, each order of bytes, each power
+of ten and each usual transformer is tried; what explains the display with the fewest deviations comes first.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from itertools import product
 from typing import Final, get_args
@@ -13,12 +13,11 @@ from typing import Final, get_args
 import msgspec
 
 from parkfleet.agent.identify import Registers
+from parkfleet.agent.image import Image, moved_point
 from parkfleet.agent.plausibility import judge
-from parkfleet.protocols.modbus.pdu import ModbusError, ReadRequest
-from parkfleet.protocols.profile import MAX_REGISTERS, Order, Point, Profile, Table
-from parkfleet.protocols.quality import Quality
-from parkfleet.protocols.readplan import WireCost, plan_requests
-from parkfleet.protocols.registers import column_of, decode
+from parkfleet.agent.transformers import USUAL_CT, USUAL_PT, usual
+from parkfleet.protocols.profile import Derived, Hole, Order, Point, Profile, RatioName
+from parkfleet.protocols.ratio import fraction
 
 #: Addresses as printed in manuals begin with 0 or with 1.
 SHIFTS: Final = (0, -1, 1)
@@ -28,16 +27,27 @@ EXPONENTS: Final = tuple(sorted(range(-6, 7), key=abs))
 ABSURD: Final = 50
 #: Fewer digits than these fit too much by chance.
 SIGNIFICANT: Final = 3
-_COST: Final = WireCost(request=0.04, byte=0.001)
-_DISPLAY: Final = re.compile(r"^\s*([+-]?\d+(?:[.,]\d+)?)\s*([^\d\s].*?)?\s*$")
+_DISPLAY: Final = re.compile(r"^\s*([+-]?\d{1,20}(?:[.,]\d{1,20})?)\s*([^\d\s].{0,11}?)?\s*$")
 #: unit -> (what it measures, power of ten). Of a unit that is not here only itself is meant.
 _UNITS: Final = {
     f"{prefix}{unit}": (unit, power)
-    for unit in ("W", "Wh", "VA", "VAh", "var", "varh", "V", "A")
+    for unit in ("W", "Wh", "VA", "VAh", "var", "varh", "V", "A", "J")
     for prefix, power in (("", 0), ("m", -3), ("k", 3), ("M", 6), ("G", 9))
-} | {"m³": ("L", 3), "m3": ("L", 3), "L": ("L", 0), "l": ("L", 0), "m³/h": ("m³/h", 0), "m3/h": ("m³/h", 0)}
-
-Image = Mapping[tuple[Table, int], int]
+} | {"m³": ("L", 3), "L": ("L", 0), "kg": ("kg", 0), "t": ("kg", 3)}
+#: As people type them. "M" is mega: no meter shows milliwatts.
+_SPELLINGS: Final = {unit.lower(): unit for unit in _UNITS if not unit.startswith("m") or unit == "m³"} | {
+    "m3": "m³",
+    "m3/h": "m³/h",
+    "c": "°C",
+    "℃": "°C",
+    "hz": "Hz",
+    "度": "kWh",
+    "立方米": "m³",
+}
+#: A transformer that nobody has told of is as likely as a wrong order.
+_RATIO_COST: Final = 1.0
+#: Ratios lie 4 % apart: what is read less exactly settles none.
+_RATIO_SPREAD: Final = 0.02
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -52,7 +62,9 @@ class Shown(msgspec.Struct, frozen=True):
         match = _DISPLAY.match(text)
         if match is None:
             raise ValueError(f"expected what the display shows, such as 1234.5kWh or 230.1V, got {text!r}")
-        return cls(Decimal(match[1].replace(",", ".")), match[2] or "")
+        unit = match[2] or ""
+        known = unit if unit in _UNITS else _SPELLINGS.get(unit.lower(), unit)
+        return cls(Decimal(match[1].replace(",", ".")), known)
 
     @property
     def digits(self) -> int:
@@ -66,12 +78,12 @@ class Shown(msgspec.Struct, frozen=True):
 
 
 class Match(msgspec.Struct, frozen=True):
-    """One display value explained by one point."""
+    """One display value explained by one quantity."""
 
     shown: str
     point: str
-    address: int  # where it was found
-    value: float  # what the registers say, in the profile's unit
+    address: int  # where it was found; of a derived one its first part's
+    value: float  # what the registers say, in the profile's unit, the ratios applied
     unit: str
     exponent: int  # the profile's scale must be multiplied by this power of ten
 
@@ -86,42 +98,48 @@ class Explanation(msgspec.Struct, frozen=True):
     cost: float  # deviations from the profile
     fit: int  # 0 to 100: how plausible it makes all the other points
     weight: float  # the same without measure: more points say more
+    ct: str = ""  # the transformers before the meter, such as 200/5
+    pt: str = ""
+    is_primary: bool = False  # the registers say what the display shows of a value that transformers would change
 
     @property
     def as_is(self) -> bool:
         """Whether the profile needs no change."""
-        return self.cost == 0
+        return not self.shift and self.order is None and not any(match.exponent for match in self.matches)
 
 
 async def explain(registers: Registers, profiles: Sequence[Profile], shown: Sequence[Shown]) -> list[Explanation]:
     """Everything that explains most of the display values, simplest first. Raises LineDownError."""
     found: list[Explanation] = []
     for profile in profiles:
-        image = await _around(registers, profile)
-        found += _explanations(profile, image, shown)
+        image = Image(profile)
+        await image.read(registers)
+        found += _explanations(image, shown)
     most = max((len(explanation.matches) for explanation in found), default=0)
     best = [explanation for explanation in found if len(explanation.matches) == most]
     return sorted(best, key=lambda e: (e.fit < ABSURD, e.cost, -e.fit * e.weight))
 
 
-def adjusted(profile: Profile, explanation: Explanation) -> Profile:
-    """The profile as the display says it must be, named PROFILE-site."""
+def adjusted(profile: Profile, explanation: Explanation, number: int = 1) -> Profile:
+    """The profile as the display says it must be, named PROFILE-site (PROFILE-site2 …)."""
     exponents = {match.unit: match.exponent for match in explanation.matches}
+    shift = explanation.shift
 
     def point(old: Point) -> Point:
-        new = _moved(old, explanation.shift, explanation.order)
+        new = moved_point(old, shift, explanation.order)
         exponent = exponents.get(old.unit, 0) if old.type not in ("string", "bits", "bool") else 0
         return msgspec.structs.replace(new, scale=new.scale * Decimal(10) ** exponent)
 
-    points = [point(old) for old in profile.points if 0 <= old.address + explanation.shift <= 65536 - old.count]
-    holes = [
-        msgspec.structs.replace(hole, address=hole.address + explanation.shift)
-        for hole in profile.holes
-        if 0 <= hole.address + explanation.shift <= 65535
-    ]
-    told = f"{profile.notes} Settled by the meter's display: {sentence(explanation)}.".strip()
-    name = f"{profile.profile[:58]}-site"
-    return msgspec.structs.replace(profile, profile=name, points=points, holes=holes, expected=[], notes=told)
+    lost = {old.id for old in profile.points if not 0 <= old.address + shift <= 65536 - old.count}
+    return msgspec.structs.replace(
+        _without(profile, lost),
+        profile=f"{profile.profile[:56]}-site{number if number > 1 else ''}",
+        points=[point(old) for old in profile.points if old.id not in lost],
+        holes=[moved for hole in profile.holes if (moved := _moved_hole(hole, shift))],
+        never_write=[both for hole in profile.never_write for both in _either(hole, shift)],
+        expected=[],
+        notes=f"{profile.notes} Settled by the meter's display: {sentence(explanation)}.".strip(),
+    )
 
 
 def sentence(explanation: Explanation) -> str:
@@ -133,49 +151,101 @@ def sentence(explanation: Explanation) -> str:
         changes.append(f"every address {explanation.shift:+d}")
     for unit, exponent in sorted({(match.unit, match.exponent) for match in explanation.matches if match.exponent}):
         changes.append(f"scale x 10^{exponent} for {unit or 'values without a unit'}")
+    changes += [f"{name} {ratio}" for name, ratio in (("ct", explanation.ct), ("pt", explanation.pt)) if ratio]
     what = ", ".join(changes) or "as the profile says"
+    if explanation.is_primary:
+        what += ", without ct and pt: no transformer is before the meter, or it applies its ratio by itself"
     seen = "; ".join(f"{match.shown} is {match.point} at {match.address}" for match in explanation.matches)
     return f"{what} ({seen})"
 
 
-def _explanations(profile: Profile, image: Image, shown: Sequence[Shown]) -> Iterator[Explanation]:
+def _explanations(image: Image, shown: Sequence[Shown]) -> Iterator[Explanation]:
     orders: tuple[Order | None, ...] = (None, *ORDERS)
+    points = image.profile.points
     for shift, order in product(SHIFTS, orders):
-        if order is not None and all(point.order == order for point in profile.points if point.count > 1):
+        if order is not None and all(point.order == order for point in points if point.count > 1):
             continue  # that is what the profile says itself
-        matches = [match for value in shown if (match := _match(profile, image, value, shift, order))]
-        if matches:
-            cost = abs(shift) + (order is not None) + sum(_cost(match.exponent) for match in matches)
-            fit, weight = _fit(profile, image, shift, order)
-            yield Explanation(profile.profile, shift, order, tuple(matches), round(cost, 2), fit, weight)
+        values = {own.id: value for own in image.numbers if (value := image.value(own.id, shift, order)) is not None}
+        if not values:
+            continue
+        fit, weight = _fit(image, values)
+        for ct, pt in _ratios(image, values, shown):
+            matches = [match for one in shown if (match := _match(image, values, one, (shift, order), ct, pt))]
+            if matches:
+                cost = abs(shift) + (order is not None) + sum(_cost(match.exponent) for match in matches)
+                cost += _RATIO_COST * (bool(ct) + bool(pt))
+                direct = not ct and not pt and any(_takes(image, match.point) for match in matches)
+                found = (image.profile.profile, shift, order, tuple(matches), round(cost, 2), fit, weight)
+                yield Explanation(*found, ct, pt, direct)
 
 
-def _match(profile: Profile, image: Image, shown: Shown, shift: int, order: Order | None) -> Match | None:
-    """The point that explains a display value with the smallest change of scale."""
+def _match(
+    image: Image, values: dict[str, float], shown: Shown, way: tuple[int, Order | None], ct: str, pt: str
+) -> Match | None:
+    """The quantity that explains a display value with the smallest change of scale."""
+    shift, order = way
     found: list[Match] = []
-    for point in profile.points:
-        if point.type in ("string", "bits", "bool") or (order is not None and point.count == 1):
+    for own in image.numbers:
+        value, power = values.get(own.id), _power(shown.unit, own.unit)
+        if order is not None and isinstance(own, Point) and own.count == 1:
             continue
-        power = _power(shown.unit, point.unit)
-        value = _value(image, point, shift, order)
-        if power is None or value is None or (value == 0 and shown.value != 0):
+        if power is None or value is None or own.id in _hidden(image) or (value == 0 and shown.value != 0):
             continue
+        factor = _factor(own, ct, pt)
+        value *= factor
+        spread = 0.0 if factor == 1 else factor * _resolution(own)  # what the meter itself counts more finely
         for exponent in EXPONENTS:
-            if abs(value * 10.0 ** (exponent - power) - float(shown.value)) <= shown.tolerance:
+            unit = 10.0 ** (exponent - power)
+            if abs(value * unit - float(shown.value)) <= shown.tolerance + spread * unit:
                 text = f"{shown.value} {shown.unit}".strip()
-                found.append(Match(text, point.id, point.address + shift, value, point.unit, exponent))
+                found.append(Match(text, own.id, _address(image, own) + shift, value, own.unit, exponent))
                 break
     return min(found, key=lambda match: abs(match.exponent), default=None)
 
 
-def _fit(profile: Profile, image: Image, shift: int, order: Order | None) -> tuple[int, float]:
-    """How plausible the profile's points are, read like this; those that could not be read speak against it."""
-    judged = [
-        judge(point, value, "good" if value is not None else "invalid")
-        for point in profile.points
-        if point.type not in ("string", "bits", "bool")
-        for value in [_value(image, point, shift, order)]
+def _ratios(image: Image, values: dict[str, float], shown: Sequence[Shown]) -> list[tuple[str, str]]:
+    """(ct, pt) that make some value one that the display shows; without any first."""
+    factors = [
+        (_takes(image, own.id), float(one.value) * 10.0**power / value, tolerance)
+        for own in image.numbers
+        for one in shown
+        if (value := values.get(own.id)) and one.value and (power := _power(one.unit, own.unit)) is not None
+        if (tolerance := one.tolerance / abs(float(one.value)) + _resolution(own) / abs(value)) <= _RATIO_SPREAD
     ]
+    pts = {""} | {usual(USUAL_PT, factor, tolerance) for names, factor, tolerance in factors if names == ["pt"]}
+    cts = {""} | {
+        usual(USUAL_CT, factor / float(fraction(pt or 1)), tolerance)
+        for names, factor, tolerance in factors
+        if "ct" in names
+        for pt in (pts if "pt" in names else {""})
+    }
+    return sorted(product(cts, pts), key=lambda pair: (bool(pair[0]) + bool(pair[1]), pair))
+
+
+def _takes(image: Image, id: str) -> list[RatioName]:
+    """The ratios that a value needs and the meter does not say itself: those the installer may have to give."""
+    known = image.profile.ratio_from
+    own = next(own for own in image.numbers if own.id == id)
+    return [name for name in own.ratio if known is None or getattr(known, name) is None]
+
+
+def _factor(own: Point | Derived, ct: str, pt: str) -> float:
+    """What the transformers multiply a value by."""
+    given = {"ct": ct, "pt": pt}
+    factor = fraction(1)
+    for name in own.ratio:
+        factor *= fraction(given[name] or 1)
+    return float(factor)
+
+
+def _resolution(own: Point | Derived) -> float:
+    """The step of a value in its registers; 0 of floats."""
+    return 0.0 if isinstance(own, Derived) or own.type.startswith("float") else float(abs(own.scale))
+
+
+def _fit(image: Image, values: dict[str, float]) -> tuple[int, float]:
+    """How plausible the profile's numbers are, read like this; those that could not be read speak against it."""
+    judged = [judge(own, values.get(own.id), "good" if own.id in values else "invalid") for own in image.numbers]
     most = sum(judgement.most for judgement in judged)
     weight = max(0.0, sum(judgement.weight for judgement in judged))
     return round(100 * weight / most) if most else 0, round(weight, 1)
@@ -184,6 +254,11 @@ def _fit(profile: Profile, image: Image, shift: int, order: Order | None) -> tup
 def _cost(exponent: int) -> float:
     """A thousand is a unit taken wrongly, likelier than other powers."""
     return 0.0 if not exponent else 1.0 + 0.1 * abs(exponent)
+
+
+def shows(shown: Shown, unit: str) -> bool:
+    """Whether a value in this unit may be what the display shows."""
+    return _power(shown.unit, unit) is not None
 
 
 def _power(shown: str, point: str) -> int | None:
@@ -195,46 +270,40 @@ def _power(shown: str, point: str) -> int | None:
     return power - others if kind == other else None
 
 
-def _value(image: Image, point: Point, shift: int, order: Order | None) -> float | None:
-    moved = _moved(point, shift, order) if 0 <= point.address + shift <= 65536 - point.count else None
-    places = [(point.table, point.address + shift + n) for n in range(point.count)]
-    if moved is None or any(place not in image for place in places):
+def _hidden(image: Image) -> set[str]:
+    """Points that no display shows: parts and codes."""
+    return {point.id for point in image.profile.points if point.hidden}
+
+
+def _address(image: Image, own: Point | Derived) -> int:
+    """Where a value lies."""
+    places = {point.id: point.address for point in image.profile.points}
+    return own.address if isinstance(own, Point) else places[own.parts[0].point]
+
+
+def _moved_hole(hole: Hole, shift: int) -> Hole | None:
+    """The range at another place; None where that is no address."""
+    if not 0 <= hole.address + shift <= 65536 - hole.count:
         return None
-    slot, quality, _ = decode(moved, [image[place] for place in places])
-    value = column_of(moved).value(slot) if quality == Quality.GOOD else None
-    return float(value) if isinstance(value, int | float) else None
+    return msgspec.structs.replace(hole, address=hole.address + shift)
 
 
-def _moved(point: Point, shift: int, order: Order | None) -> Point:
-    new = order if order is not None and point.count > 1 and point.type != "string" else point.order
-    return msgspec.structs.replace(point, address=point.address + shift, order=new)
+def _either(hole: Hole, shift: int) -> list[Hole]:
+    """A range that nobody may write, where it is and where it may be: the display settles what is read, not that."""
+    moved = _moved_hole(hole, shift) if shift else None
+    return [hole, moved] if moved else [hole]
 
 
-async def _around(registers: Registers, profile: Profile) -> Image:
-    """The registers of a profile's points, and those beside them, as far as the meter gives them."""
-    image: dict[tuple[Table, int], int] = {}
-    for planned in plan_requests(profile, profile.points, registers.unit, _COST):
-        request = planned.request
-        first, behind = request.address, request.address + request.count
-        if await _take(registers, request.table, first - 1, behind + 1, image):
-            continue
-        await _take(registers, request.table, first, behind, image)
-        # Whoever refuses a block that begins one too early or late gives the block one place beside.
-        await _take(registers, request.table, first - 1, behind - 1, image)
-        await _take(registers, request.table, first + 1, behind + 1, image)
-    return image
-
-
-async def _take(
-    registers: Registers, table: Table, first: int, behind: int, image: dict[tuple[Table, int], int]
-) -> bool:
-    """Reads registers [first, behind) into the image; False when the meter does not give them."""
-    first, behind = max(0, first), min(65536, behind)
-    if not 1 <= behind - first <= MAX_REGISTERS:
-        return False
-    try:
-        words = await registers.ask(ReadRequest(registers.unit, table, first, behind - first))
-    except ModbusError:
-        return False
-    image.update({(table, first + n): word for n, word in enumerate(words)})
-    return True
+def _without(profile: Profile, lost: set[str]) -> Profile:
+    """The profile without whatever refers to points that are not there; its points are for the caller."""
+    if not lost:
+        return profile
+    replace = msgspec.structs.replace
+    return replace(
+        profile,
+        points=[point for point in profile.points if point.id not in lost],
+        derived=[own for own in profile.derived if not any(part.point in lost for part in own.parts)],
+        identity=[id for id in profile.identity if id not in lost],
+        signature=[own for own in profile.signature if own.point not in lost],
+        expected=[],
+    )

@@ -1,25 +1,33 @@
 """Findings: what a scan found, and the part of gateway.yaml that is made of it."""
 
+import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from decimal import Decimal
+from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlencode
 
 import msgspec
-import yaml
 
 from parkfleet.agent.display import Explanation, adjusted, sentence
 from parkfleet.agent.identify import Candidate, Names
+from parkfleet.agent.profile_text import profile_text
 from parkfleet.agent.scan import Unit
 from parkfleet.protocols.config import LineAddress
-from parkfleet.protocols.profile import Point, Profile
+from parkfleet.protocols.document import DocumentError
+from parkfleet.protocols.library import read_profile
+from parkfleet.protocols.profile import Profile
 
 #: Below it the likeliest profile is only a guess, and stands in the part as a comment.
 SURE: Final = 60
 #: Below it a profile is not worth a word.
 WORTH_A_WORD: Final = 40
+#: How a part begins; a file that begins otherwise is not ours to replace.
+FIRST_WORDS: Final = "# Found by `parkfleet agent scan`"
+#: The folder of the adjusted profiles, beside the part.
+PROFILES: Final = "profiles"
 _BY_ID: Final = Path("/dev/serial/by-id")
 
 
@@ -30,6 +38,7 @@ class Finding(msgspec.Struct):
     names: Names = Names()
     candidates: list[Candidate] = []
     explanations: list[Explanation] = []
+    asked: bool = False  # what it is; False when the scan was cut short before
 
     @property
     def profile(self) -> str:
@@ -37,7 +46,7 @@ class Finding(msgspec.Struct):
         if self.explanations:
             return self.explanations[0].profile
         best = self.candidates[0] if self.candidates else None
-        return best.profile if best and (best.score >= SURE or best.named) else ""
+        return best.profile if best and (best.score >= SURE or best.is_sure) else ""
 
     @property
     def others(self) -> list[Candidate]:
@@ -72,10 +81,16 @@ def settings_of(address: LineAddress) -> str:
 class Part:
     """The lines and meters of a gateway.yaml, and the profiles that had to be adjusted for them."""
 
-    def __init__(self, findings: Sequence[Finding], profiles: Sequence[Profile], line: str = "") -> None:
-        """line: id of a line that is configured already; otherwise each setting found becomes one."""
+    def __init__(
+        self, findings: Sequence[Finding], profiles: Sequence[Profile], line: str = "", folder: Path = Path()
+    ) -> None:
+        """line: id of a line that is configured already; otherwise each setting found becomes one.
+
+        folder: where the part is going to stand, with the profiles of earlier ones.
+        """
         self._findings = list(findings)
         self._line = line
+        self._folder = folder
         self._lines: dict[LineAddress, str] = {}
         for finding in findings:
             address = finding.unit.address
@@ -86,29 +101,42 @@ class Part:
         for place, finding in enumerate(self._findings):
             best = finding.explanations[0] if finding.explanations else None
             if best is not None and not best.as_is:
-                self.adjusted[place] = adjusted(known[best.profile], best)
+                self.adjusted[place] = self._own(known[best.profile], best)
 
     def text(self) -> str:
         """YAML; what is not sure stands there as a comment."""
         return "\n".join(self._rows()) + "\n"
 
     def write(self, path: Path) -> list[Path]:
-        """Writes the part, and adjusted profiles into `profiles` beside it; gives the files' names."""
-        path.write_text(self.text(), "utf-8")
-        written = [path]
+        """Writes the part, and adjusted profiles into `profiles` beside it; gives the files' names. Raises OSError."""
+        written = []
         for profile in {profile.profile: profile for profile in self.adjusted.values()}.values():
-            folder = path.parent / "profiles"
-            folder.mkdir(exist_ok=True)
-            target = folder / f"{profile.profile}.yaml"
-            target.write_text(profile_text(profile), "utf-8")
+            target = path.parent / PROFILES / f"{profile.profile}.yaml"
+            target.parent.mkdir(exist_ok=True)
+            _replace(target, profile_text(profile))
             written.append(target)
-        return written
+        _replace(path, self.text())
+        return [path, *written]
+
+    def _own(self, profile: Profile, explanation: Explanation) -> Profile:
+        """The adjusted profile under a name that no other one has, in this part or from an earlier one."""
+        for number in count(1):
+            made = adjusted(profile, explanation, number)
+            others = [other for other in self.adjusted.values() if other.profile == made.profile]
+            path = self._folder / PROFILES / f"{made.profile}.yaml"
+            if path.exists():
+                with contextlib.suppress(DocumentError):
+                    others.append(read_profile(path))
+                if not others:
+                    continue
+            if all(msgspec.structs.replace(other, notes=made.notes) == made for other in others):
+                return made
+        raise AssertionError("there is always another number")
 
     def _rows(self) -> Iterator[str]:
-        now = datetime.now(UTC)
-        yield f"# Found by `parkfleet agent scan` on {now:%Y-%m-%d %H:%M} UTC. Rename the meters as you like."
+        yield f"{FIRST_WORDS} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. Rename the meters as you like."
         if self.adjusted:
-            yield "profiles: [profiles]"
+            yield f"profiles: [{PROFILES}]"
         if not self._line:
             yield "lines:" if self._lines else "lines: []"
             for place, (address, line) in enumerate(self._lines.items()):
@@ -131,8 +159,10 @@ class Part:
         others = [f"{candidate.profile} ({candidate.score} %)" for candidate in finding.others]
         if others:
             yield f"  # {'may also' if profile else 'may'} be {', '.join(others)}"
-        row = f"{{id: {line}-{unit.unit:03}, line: {line}, unit: {unit.unit}, profile: {profile or 'UNKNOWN'}}}"
-        yield f"  {'' if self._is_sure(place) else '# '}- {row}"
+        row = f"id: {line}-{unit.unit:03}, line: {line}, unit: {unit.unit}, profile: {profile or 'UNKNOWN'}"
+        for explanation in finding.explanations[:1]:
+            row += "".join(f", {key}: {value}" for key in ("ct", "pt") if (value := getattr(explanation, key)))
+        yield f"  {'' if self._is_sure(place) else '# '}- {{{row}}}"
 
     def _is_sure(self, place: int) -> bool:
         """Whether a finding can be polled as it stands in the part."""
@@ -140,35 +170,32 @@ class Part:
         return bool(self._findings[place].profile) and (not address.is_serial or address == next(iter(self._lines)))
 
 
-def profile_text(profile: Profile) -> str:
-    """A profile as its YAML file."""
-    document: dict[str, Any] = {
-        "profile": profile.profile,
-        "title": profile.title,
-        "medium": profile.medium,
-        "source": profile.source,
-        "max_registers": profile.max_registers,
-        "max_bits": profile.max_bits,
-        "notes": profile.notes,
-        "holes": [msgspec.to_builtins(hole) for hole in profile.holes],
-        "points": [_point(point) for point in profile.points],
-    }
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+def check_target(path: Path) -> None:
+    """Raises ValueError when a part cannot be written there, or would replace what is none."""
+    if not path.parent.is_dir():
+        raise ValueError(f"cannot write {path}: there is no folder {path.parent}")
+    try:
+        if path.exists() and not path.read_text("utf-8", "replace").startswith(FIRST_WORDS):
+            raise ValueError(f"{path} exists, and no scan wrote it: name another file")
+        if not os.access(path.parent, os.W_OK):
+            raise ValueError(f"cannot write {path}: you may not write into {path.parent.resolve()}")
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _point(point: Point) -> dict[str, Any]:
-    """What of a point is not the default."""
-    said: dict[str, Any] = {}
-    for field in msgspec.structs.fields(point):
-        value = getattr(point, field.name)
-        default = [] if field.name == "invalid" else {} if field.name == "title" else field.default
-        if value != default:
-            said[field.name] = _number(value) if isinstance(value, Decimal) else value
-    return said
-
-
-def _number(value: Decimal) -> int | float:
-    return int(value) if value == int(value) else float(value)
+def _replace(path: Path, text: str) -> None:
+    """A whole file or the one before, also when the power goes. Raises OSError."""
+    partial = path.with_name(f".{path.name}.new")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _line_id(address: LineAddress, number: int) -> str:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Final, Literal
 
@@ -152,6 +153,8 @@ class Forwarder:
             )
             telling = asyncio.create_task(self._tell_events(connection), name="events")
             try:
+                if self._events is not None:
+                    await self._events.gone_ahead()
                 await delivery.run(self._draining)
             finally:
                 telling.cancel()
@@ -162,11 +165,16 @@ class Forwarder:
         finally:
             await connection.close(tell_will=True)  # given up, or stopped in the middle
 
-    async def _tell_events(self, connection: MqttConnection) -> None:
+    def _tell_events(self, connection: MqttConnection) -> Coroutine[None, None, None]:
         """Sends events for as long as the connection stands; whose end is the delivery's to notice."""
-        if self._events is not None:
-            with contextlib.suppress(BrokerError):
-                await self._events.deliver(connection, self._topics.event)
+        sending = self._events.deliver(connection, self._topics.event) if self._events is not None else None
+
+        async def tell() -> None:
+            if sending is not None:
+                with contextlib.suppress(BrokerError):
+                    await sending
+
+        return tell()
 
     def _hear(self, topic: str, payload: bytes, _retained: bool) -> None:
         if topic == self._topics.request:

@@ -2,8 +2,8 @@
 
 import contextlib
 import re
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -54,6 +54,14 @@ class Candidate(msgspec.Struct, frozen=True):
     weight: float  # the same without measure: more points say more
     named: bool  # the device's own name says so
     seen: tuple[PointReading, ...]  # the strongest points, as this profile reads them
+    signed: bool = False  # the registers in which this model has its name or code hold it
+    said: str = ""  # what stands in those registers
+    points: int = 0  # that were judged
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the device itself says what it is."""
+        return self.named or self.signed
 
 
 class Registers:
@@ -114,17 +122,55 @@ def _following(asked: IdentificationRequest, first: int | None, conformity: int)
     return None
 
 
-async def rank(registers: Registers, profiles: Sequence[Profile], names: Names) -> list[Candidate]:
-    """The profiles the unit may be, likeliest first. Raises LineDownError."""
-    looks = [(await _first_look(registers, profile), profile) for profile in profiles]
-    looks.sort(key=lambda look: (_named(look[1], names), look[0]), reverse=True)
-    chosen = [profile for weight, profile in looks if weight > 0 or _named(profile, names)][:SHORTLIST]
-    candidates = [_candidate(profile, await read_all(registers, profile), names) for profile in chosen]
+async def rank(
+    registers: Registers, profiles: Sequence[Profile], names: Names, looked_at: Callable[[int], None] = lambda _: None
+) -> list[Candidate]:
+    """The profiles the unit may be, likeliest first. Raises LineDownError.
+
+    looked_at: told how many profiles were tried so far.
+    """
+    looks: list[_Look] = []
+    for place, profile in enumerate(profiles):
+        looked_at(place)
+        signed, said = await _signature(registers, profile)
+        weight = await _first_look(registers, profile)
+        looks.append(_Look(profile, _named(profile, names), signed, said, weight))
+    looks.sort(key=lambda look: (look.is_sure, look.weight), reverse=True)
+    chosen = [look for look in looks if look.weight > 0 or look.is_sure][:SHORTLIST]
+    candidates = [_candidate(look, await read_all(registers, look.profile)) for look in chosen]
     return sorted(
-        (candidate for candidate in candidates if candidate.weight > 0 or candidate.named),
-        key=lambda candidate: (candidate.named, candidate.weight * candidate.score),
+        (candidate for candidate in candidates if candidate.weight > 0 or candidate.is_sure),
+        key=lambda candidate: (candidate.is_sure, candidate.weight * candidate.score),
         reverse=True,
     )
+
+
+class _Look(NamedTuple):
+    """What little is known of a profile before all of it is read."""
+
+    profile: Profile
+    named: bool
+    signed: bool | None
+    said: str
+    weight: float
+
+    @property
+    def is_sure(self) -> bool:
+        return self.named or self.signed is True
+
+
+async def _signature(registers: Registers, profile: Profile) -> tuple[bool | None, str]:
+    """(whether the profile's signature stands in the registers, what stands there); None: they are not to be read."""
+    said = []
+    for signature in profile.signature:
+        point = next(point for point in profile.points if point.id == signature.point)
+        value = (await _read_point(registers, profile, point)).value
+        if value is None:
+            return None, ""
+        said.append(f"{point.id} {value}")
+        if not signature.holds(value):
+            return False, ", ".join(said)
+    return (True if said else None), ", ".join(said)
 
 
 async def read_all(registers: Registers, profile: Profile) -> MeterReading:
@@ -153,22 +199,29 @@ async def _read_point(registers: Registers, profile: Profile, point: Point) -> P
     return (await read_meter(MeterPlan(config, 0, (point,), requests), registers.ask)).points[0]
 
 
-def _candidate(profile: Profile, reading: MeterReading, names: Names) -> Candidate:
+def _candidate(look: _Look, reading: MeterReading) -> Candidate:
+    profile = look.profile
     judged = [
         (point, said, judge(point, said.value, said.quality))
         for point, said in zip(profile.points, reading.points, strict=True)
+        if not any(point.id == signature.point for signature in profile.signature)
     ]
     # A right value may be chance; a wrong one, or a register that is not there, seldom is.
     weight = sum(judgement.weight if judgement.plausible else 2 * judgement.weight for _, _, judgement in judged)
     most = sum(judgement.most for _, _, judgement in judged)
+    if look.signed is False:  # it calls itself something else where this model has its name
+        weight = weight / 2 if weight > 0 else weight
     judged.sort(key=lambda row: row[2].most, reverse=True)
     return Candidate(
         profile.profile,
         profile.title.get("en", profile.profile),
         round(100 * max(0.0, weight) / most) if most else 0,
         round(weight, 1),
-        _named(profile, names),
+        look.named,
         tuple(said for _, said, _ in judged[:FIRST_LOOK]),
+        look.signed is True,
+        look.said,
+        len(judged),
     )
 
 

@@ -34,23 +34,27 @@ def read(
     config: Config = DEFAULT,
     watch: Annotated[bool, typer.Option("--watch", help="Read again and again, until Ctrl-C.")] = False,
     interval: Annotated[str, typer.Option(help="How often, with --watch.")] = "2s",
+    points: Annotated[str, typer.Option(help="Show these only: voltage*,energy_import; default: all.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Read every point of a meter now, with its raw registers."""
+    from functools import partial
+
     from parkfleet.agent.installer import reader
     from parkfleet.agent.installer import watch as watch_for_ever
     from parkfleet.agent.installer_view import Screen
 
     configuration = usable_configuration(config)
     pause = _duration(interval, "--interval", 0.1)
+    screen = Screen(as_json, [pattern.strip() for pattern in points.split(",") if pattern.strip()])
 
     async def work() -> bool:
         async with reader(configuration, meter) as read_now:
             if watch:
-                with Screen(as_json) as screen:
-                    await watch_for_ever(read_now, screen.show, pause)
+                with screen:
+                    await watch_for_ever(read_now, partial(screen.show, again=True), pause)
             reading = await read_now()
-            with Screen(as_json) as screen:
+            with screen:
                 screen.show(reading)
             return reading.answered
 
@@ -93,6 +97,7 @@ def scan(
     from parkfleet.agent.scan_command import ScanOptions, run_scan
     from parkfleet.agent.scan_options import parse_units
 
+    line = f"serial://{line}" if line.startswith("/dev/") else line
     configuration = usable_configuration(config or DEFAULT) if config or "://" not in line else None
     own = [configuration.path(name) for name in configuration.gateway.profiles] if configuration else []
     try:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from parkfleet.protocols.payload.series import Value
-from parkfleet.protocols.profile import Point
+from parkfleet.protocols.profile import Derived, Point
 
 #: A float32 of random bits is nearly always far outside: what is closer to 0 than this, and not 0, is no measurement.
 _LEAST: Final = 1e-6
@@ -42,11 +42,13 @@ class Judgement:
         return self.weight > 0
 
 
-def judge(point: Point, value: Value, quality: str) -> Judgement:
+def judge(point: Point | Derived, value: Value, quality: str) -> Judgement:
     """Judges one point's reading."""
     least, largest, most = _expected(point)
     if quality == "invalid":
-        return Judgement(_ZERO if point.invalid else -most, most)  # the meter's own code for "not available"
+        return Judgement(
+            _ZERO if isinstance(point, Point) and point.invalid else -most, most
+        )  # the meter's own code for "not available"
     if quality != "good" or value is None:
         return Judgement(-most, most)
     if isinstance(value, str):
@@ -58,12 +60,12 @@ def judge(point: Point, value: Value, quality: str) -> Judgement:
     return Judgement(most if least <= value <= largest else -most, most)
 
 
-def strength(point: Point) -> float:
+def strength(point: Point | Derived) -> float:
     """How much the point's value can tell about a profile."""
     return _expected(point)[2]
 
 
-def _expected(point: Point) -> tuple[float, float, float]:
+def _expected(point: Point | Derived) -> tuple[float, float, float]:
     if "power_factor" in point.id:
         return -1.0, 1.0, 2.0
     if "battery" in point.id:

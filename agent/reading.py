@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from parkfleet.agent.plan import MeterPlan
+from parkfleet.agent.transformers import doubts
 from parkfleet.agent.transport import LineDownError
 from parkfleet.protocols.derived import Derivation
 from parkfleet.protocols.modbus.pdu import AnswerTimeoutError, ExceptionAnswerError, ModbusError, ReadRequest
@@ -65,6 +66,7 @@ class MeterReading(msgspec.Struct, frozen=True):
     points: tuple[PointReading, ...]
     told: str = ""  # what went wrong, if something did
     delivered: tuple[DeliveredReading, ...] = ()  # empty: the points are delivered as they were read
+    doubts: tuple[str, ...] = ()  # what speaks against the configuration, in sentences
 
     @property
     def answered(self) -> bool:
@@ -85,7 +87,7 @@ async def read_meter(plan: MeterPlan, ask: Ask) -> MeterReading:
             found |= {index: _nothing(plan.points[index], cause) for index in planned.points}
             break  # the next request would only wait as long again
     seen = [found.get(index) or _left_out(plan, index) for index in range(len(plan.points))]
-    config = plan.config
+    config, points = plan.config, tuple(point.reading for point in seen)
     took = 1000 * (time.monotonic() - begun)
     return MeterReading(
         config.id,
@@ -94,9 +96,10 @@ async def read_meter(plan: MeterPlan, ask: Ask) -> MeterReading:
         config.profile,
         round(time.time() * 1000),
         round(took, 1),
-        tuple(point.reading for point in seen),
+        points,
         told,
         tuple(_delivered(plan.derivation, seen)) if plan.derivation else (),
+        tuple(doubts(plan, points)),
     )
 
 

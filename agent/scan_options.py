@@ -62,13 +62,13 @@ def span_text(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def announcement(plan: ScanPlan, agent: bool) -> str:
-    """What is going to be tried, and how long it takes at most."""
+def announcement(plan: ScanPlan, share: float) -> str:
+    """What is going to be tried, and how long it takes at most. share: the part of the line's time that it gets."""
     count = len(plan.settings)
     settings = f"{count} settings x " if count > 1 else ""
-    longest = span_text(plan.worst_case * (2 if agent else 1))
+    longest = span_text(plan.worst_case / share)
     units = f"{len(plan.units)} unit id{'s' if len(plan.units) > 1 else ''}"
     told = f"{settings}{units}: at most {longest}, and some 5 s for each meter found."
-    if agent:
+    if share < 1:
         told += " The agent goes on polling; it lets the scan have up to half of the line's time."
     return f"{told} Ctrl-C shows what was found so far."

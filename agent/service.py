@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,6 +12,7 @@ from parkfleet.agent.buffer import Buffer
 from parkfleet.agent.configuration import Configuration
 from parkfleet.agent.control import ControlSocket
 from parkfleet.agent.control_messages import LineState, Status, socket_path
+from parkfleet.agent.flush_timer import FlushTimer
 from parkfleet.agent.forwarder import Forwarder
 from parkfleet.agent.learned_store import STORE_NAME, LearnedStore
 from parkfleet.agent.learner import Learner, known_facts
@@ -67,14 +67,14 @@ class AgentService:
         self._watch = Watch()
         self._session: SessionStatus | None = None
         gateway = configuration.gateway
-        self._flush_s = float(gateway.buffer.flush)
+        self._timer = FlushTimer(float(gateway.buffer.flush))
         store = learned_store(configuration)
         self._plan = self._polling.continued(learned_plan(configuration, store))
         self._learner = Learner(self._plan, configuration, store)
         self._packed_schema = self._plan.schema.pack()
         self._batcher = Batcher()
         topics = GatewayTopics(gateway.park, gateway.gateway)
-        self._trust = Trust(configuration, self._plan, self._batcher.add)
+        self._trust = Trust(configuration, self._plan, self._batcher.add, self._timer.hurry)
         emit = self._trust.events.emit
         self._buffer = Buffer(
             configuration.path(gateway.buffer.path),
@@ -146,9 +146,9 @@ class AgentService:
             await self._polling.run()
 
     async def _flush_for_ever(self) -> None:
-        """Closes the open batch every flush interval, on the clock's own multiples."""
+        """Closes the open batch every flush interval, or early."""
         while True:
-            await asyncio.sleep(self._flush_s - time.time() % self._flush_s)  # the flush interval itself
+            await self._timer.wait()
             await self._flush()
 
     async def _report_for_ever(self) -> None:
@@ -222,12 +222,14 @@ class AgentService:
             )
             for plan, line, report in zip(self._plan.lines, self._polling.statuses, snapshot.lines, strict=True)
         ]
-        return Status(
-            __version__, os.getpid(), gateway.park, gateway.gateway, lines, snapshot, dict(self._trust.events.counts)
-        )
+        trust = self._trust
+        events, alarms = dict(trust.events.counts), trust.rules.standing()
+        facts = __version__, os.getpid(), gateway.park, gateway.gateway
+        return Status(*facts, lines, snapshot, events, alarms, trust.rules.held, self._timer.early)
 
     async def _flush(self) -> None:
         self._polling.gather()
+        await self._trust.events.gone_ahead()  # an alarm reaches the broker before the batch of its reading
         schema, packed = self._plan.schema, self._packed_schema
         for batch in self._batcher.close():
             body = encode(schema, batch.rows)

@@ -9,6 +9,7 @@ from parkfleet.agent.display import Shown, explain
 from parkfleet.agent.findings import Finding
 from parkfleet.agent.identify import Registers, ask_names, rank
 from parkfleet.agent.scan import Open, ScanPlan, Step, Unit, only_meter, scan
+from parkfleet.agent.wire import Asker
 from parkfleet.protocols.config import LineAddress
 from parkfleet.protocols.profile import Profile
 
@@ -16,6 +17,8 @@ from parkfleet.protocols.profile import Profile
 LEAST_PATIENCE_S: Final = 0.5
 #: So many of the likeliest profiles are held against the display.
 ON_DISPLAY: Final = 5
+#: The part of an identification's time that the display takes, about.
+_ON_DISPLAY_PART: Final = 0.5
 
 
 class Watcher(Protocol):
@@ -24,8 +27,8 @@ class Watcher(Protocol):
     def tried(self, step: Step) -> None:
         """A trial is done."""
 
-    def asking(self, unit: Unit, place: int, count: int) -> None:
-        """A unit is asked what it is; place counts from 1."""
+    def asking(self, unit: Unit, done: float, count: int) -> None:
+        """A unit is asked what it is; done: of count units, this one in part."""
 
 
 @dataclass
@@ -56,15 +59,24 @@ class Survey:
         for address, group in self._by_setting():
             async with open_line(address) as line:
                 for finding in group:
+                    await self._identify(finding, line, place)
                     place += 1
-                    self.watcher.asking(finding.unit, place, len(self.findings))
-                    timeout = max(self.plan.timeout, LEAST_PATIENCE_S)
-                    finding.names = await ask_names(line, finding.unit.unit, timeout)
-                    registers = Registers(line, finding.unit.unit, timeout)
-                    finding.candidates = await rank(registers, self.profiles, finding.names)
-                    if self.shown:
-                        chosen = self._on_display(finding)
-                        finding.explanations = await explain(registers, chosen, self.shown)
+
+    async def _identify(self, finding: Finding, line: Asker, place: int) -> None:
+        unit, timeout = finding.unit, max(self.plan.timeout, LEAST_PATIENCE_S)
+        part = (1 - _ON_DISPLAY_PART if self.shown else 1.0) / len(self.profiles)
+
+        def looked_at(profiles: int) -> None:
+            self.watcher.asking(unit, place + part * profiles, len(self.findings))
+
+        looked_at(0)
+        finding.names = await ask_names(line, unit.unit, timeout)
+        registers = Registers(line, unit.unit, timeout)
+        finding.candidates = await rank(registers, self.profiles, finding.names, looked_at)
+        if self.shown:
+            finding.explanations = await explain(registers, self._on_display(finding), self.shown)
+        finding.asked = True
+        self.watcher.asking(unit, place + 1, len(self.findings))
 
     def _by_setting(self) -> Iterator[tuple[LineAddress, list[Finding]]]:
         self.findings.sort(key=lambda finding: (self.plan.settings.index(finding.unit.address), finding.unit.unit))

@@ -12,6 +12,7 @@ import termios
 import time
 from typing import Final, Protocol, TypeVar
 
+from parkfleet.agent.port_holder import holder
 from parkfleet.agent.rs485 import Rs485Error, set_rs485
 from parkfleet.protocols.config import LineAddress
 from parkfleet.protocols.modbus import rtu, tcp
@@ -220,10 +221,11 @@ def open_port(line: LineAddress) -> int:
         fd = os.open(line.device, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
     except OSError as error:
         remedy = {
-            errno.ENOENT: "is the adapter plugged in? `ls -l /dev/serial/by-id` lists them",
-            errno.EACCES: "add the agent's user to the group dialout",
+            errno.ENOENT: "; is the adapter plugged in? `ls -l /dev/serial/by-id` lists them",
+            errno.EACCES: "; the user needs the group dialout: `sudo usermod -aG dialout USER`, then log in anew",
+            errno.EBUSY: "; another program has it for itself: stop it first",
         }.get(error.errno or 0, "")
-        raise LineDownError(f"cannot open {line.device}: {error.strerror}. {remedy}".rstrip(". ")) from None
+        raise LineDownError(f"cannot open {line.device}: {error.strerror}{remedy}") from None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _configure(fd, line)
@@ -235,12 +237,16 @@ def open_port(line: LineAddress) -> int:
         raise LineDownError(f"{line.device}: {error}") from None
     except BlockingIOError:
         os.close(fd)
-        raise LineDownError(f"{line.device} is in use by another program: stop it first") from None
+        by = holder(line.device)
+        raise LineDownError(
+            f"{line.device} is in use by another program{f', {by}' if by else ''}: stop it first"
+        ) from None
     except (termios.error, OSError, AttributeError) as error:
         os.close(fd)
-        raise LineDownError(
-            f"{line.device} cannot be set to {line.baud} 8{line.parity}{line.stopbits}: {error}"
-        ) from None
+        if error.args[:1] == (errno.ENOTTY,):
+            raise LineDownError(f"{line.device} is no serial port") from None
+        told = f"{line.device} cannot be set to {line.baud} 8{line.parity}{line.stopbits}: {error.args[-1]}"
+        raise LineDownError(told) from None
     return fd
 
 

@@ -1,7 +1,7 @@
 """Trust: what stands between polling and the batches so that a reading can be believed.
 
-On its way a scan passes the clock gate (is the time known?) and the counter guard (can it follow the one before?).
-Beside them, the meters' identities are watched. What they find goes out as events.
+On its way a scan passes the clock gate (is the time known?), the counter guard (can it follow the one before?) and the
+rules. Beside them, the meters' identities are watched. What they find goes out as events.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from parkfleet.agent.guarding import Guard, Key
 from parkfleet.agent.plan import MeterPlan, Plan
 from parkfleet.agent.reading import Ask, read_scan
 from parkfleet.agent.replacement import Replacements
+from parkfleet.agent.rules import Rules
 from parkfleet.agent.status import boot_id
 from parkfleet.agent.truth_store import STORE_NAME, TruthStore
 from parkfleet.protocols.payload.series import Scan
@@ -24,7 +25,7 @@ from parkfleet.protocols.payload.series import Scan
 if TYPE_CHECKING:
     from parkfleet.agent.line_parts import LineParts
 
-#: The baselines of the counters are kept so often: what a power cut makes the guard forget. Seconds.
+#: Baselines of counters and what alarms know are kept so often: what a power cut makes us forget. Seconds.
 SAVE_S: Final = 60.0
 CLOCK_S: Final = 1.0
 
@@ -37,20 +38,23 @@ class Trust:
         configuration: Configuration,
         plan: Plan,
         deliver: Callable[[Scan], None],
+        hurry: Callable[[], None] = lambda: None,
         source: TimeSource | None = None,
     ) -> None:
+        """hurry: called behind the delivery of a scan that must not wait for the end of its batch."""
         folder = configuration.path(configuration.gateway.buffer.path).parent
         self._store = TruthStore(folder / STORE_NAME)
         self.events = Events(self._store)
         baselines = self._store.baselines()
-        rules = dict(rules_of(configuration, plan))
+        guarded = dict(rules_of(configuration, plan))
         self._plan = plan
         self._asks: Mapping[str, Ask] = {}
-        self._guard = Guard(plan, rules, baselines, self.events, self._reread, deliver)
+        self.rules = Rules(configuration, plan, self._store.alarms(), self.events.emit, deliver, hurry)
+        self._guard = Guard(plan, guarded, baselines, self.events, self._reread, self.rules.taker)
         newest = max((baseline.ts for baseline in baselines.values()), default=0)
         self._gate = ClockGate(source or SystemTime(), self._guard.on_scan, self._on_clock, newest, boot_id())
         self._replacements = Replacements(
-            plan.lines, configuration.profiles, self.events, self._store, self._guard.begin_anew
+            plan.lines, configuration.profiles, self.events, self._store, self._begin_anew
         )
 
     def on_scan(self, scan: Scan) -> None:
@@ -70,7 +74,7 @@ class Trust:
         self._gate.end()
         await self._guard.end()
         await self.events.end()
-        await asyncio.to_thread(self._store.save_baselines, self._guard.baselines())
+        await self._save()
 
     async def _look_for_ever(self) -> None:
         saved = time.monotonic()
@@ -80,7 +84,14 @@ class Trust:
             self._gate.tell()
             if time.monotonic() - saved >= SAVE_S:
                 saved = time.monotonic()
-                await asyncio.to_thread(self._store.save_baselines, self._guard.baselines())
+                await self._save()
+
+    async def _save(self) -> None:
+        await asyncio.to_thread(self._store.save, self._guard.baselines(), self.rules.states())
+
+    def _begin_anew(self, meter: str) -> dict[str, float]:
+        self.rules.begin_anew(meter)
+        return self._guard.begin_anew(meter)
 
     async def _reread(self, meter: MeterPlan, entry: int) -> Scan | None:
         ask = self._asks.get(meter.config.line)

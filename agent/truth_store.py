@@ -1,17 +1,20 @@
 """Truth store: what makes readings trustworthy over restarts, in one small SQLite file beside the buffer.
 
-Events that the broker does not have yet, the baselines of the counters, the meters' identities. A damaged file is moved
-aside and begun anew; a disk that refuses is told once. Synchronous: call it in a thread of its own.
+Events that the broker does not have yet, the baselines of the counters, what alarms know, the meters' identities. A
+damaged file is moved aside and begun anew; a disk that refuses is told once. Synchronous: call it in a thread.
 """
 
 import logging
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from threading import Lock
 from typing import Final, TypeVar
 
+import msgspec
+
+from parkfleet.agent.alarm import AlarmKey, AlarmState
 from parkfleet.agent.counter_guard import Baseline
 from parkfleet.agent.store import new_epoch
 
@@ -30,6 +33,8 @@ CREATE TABLE IF NOT EXISTS events (n INTEGER PRIMARY KEY AUTOINCREMENT, packed B
 CREATE TABLE IF NOT EXISTS counters (meter TEXT, point TEXT, value REAL NOT NULL, ts INTEGER NOT NULL,
   PRIMARY KEY (meter, point));
 CREATE TABLE IF NOT EXISTS identities (meter TEXT PRIMARY KEY, identity TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS alarms (rule TEXT, meter TEXT, point TEXT, state BLOB NOT NULL,
+  PRIMARY KEY (rule, meter, point));
 """
 
 
@@ -50,15 +55,16 @@ class TruthStore:
 
         return self._do(read, "")
 
-    def add_event(self, packed: bytes) -> int:
-        """Keeps an event; its number, 0 when the disk refused."""
+    def add_events(self, events: Iterable[bytes], alarms: Mapping[AlarmKey, AlarmState]) -> bool:
+        """Keeps events and the states that they tell of, all or (False: the disk refused) none."""
 
-        def add(db: sqlite3.Connection) -> int:
-            cursor = db.execute("INSERT INTO events (packed) VALUES (?)", (packed,))
-            db.execute("DELETE FROM events WHERE n <= ?", ((cursor.lastrowid or 0) - MOST_EVENTS,))
-            return cursor.lastrowid or 0
+        def add(db: sqlite3.Connection) -> bool:
+            db.executemany("INSERT INTO events (packed) VALUES (?)", [(packed,) for packed in events])
+            db.execute("DELETE FROM events WHERE n <= (SELECT max(n) FROM events) - ?", (MOST_EVENTS,))
+            _write_alarms(db, alarms)
+            return True
 
-        return self._do(add, 0)
+        return self._do(add, False)
 
     def events(self, most: int = 100) -> list[tuple[int, bytes]]:
         """The oldest events, with their numbers."""
@@ -66,9 +72,10 @@ class TruthStore:
             lambda db: db.execute("SELECT n, packed FROM events ORDER BY n LIMIT ?", (most,)).fetchall(), []
         )
 
-    def drop_event(self, number: int) -> None:
-        """The broker has it."""
-        self._do(lambda db: db.execute("DELETE FROM events WHERE n = ?", (number,)), None)
+    def drop_events(self, numbers: Iterable[int]) -> None:
+        """The broker has them."""
+        rows = [(number,) for number in numbers]
+        self._do(lambda db: db.executemany("DELETE FROM events WHERE n = ?", rows), None)
 
     def baselines(self) -> dict[tuple[str, str], Baseline]:
         """The counters' last believed readings, by (meter, point)."""
@@ -79,15 +86,26 @@ class TruthStore:
 
         return self._do(read, {})
 
-    def save_baselines(self, baselines: Mapping[tuple[str, str], Baseline]) -> None:
-        """Keeps them, in one transaction; those that are not named are forgotten."""
+    def save(self, baselines: Mapping[tuple[str, str], Baseline], alarms: Mapping[AlarmKey, AlarmState]) -> None:
+        """Keeps both, in one transaction; those that are not named are forgotten."""
 
         def save(db: sqlite3.Connection) -> None:
             db.execute("DELETE FROM counters")
             rows = [(*key, baseline.value, baseline.ts) for key, baseline in baselines.items()]
             db.executemany("INSERT INTO counters VALUES (?, ?, ?, ?)", rows)
+            db.execute("DELETE FROM alarms")
+            _write_alarms(db, alarms)
 
         self._do(save, None)
+
+    def alarms(self) -> dict[AlarmKey, AlarmState]:
+        """What the alarms knew."""
+
+        def read(db: sqlite3.Connection) -> dict[AlarmKey, AlarmState]:
+            rows = db.execute("SELECT rule, meter, point, state FROM alarms")
+            return {(rule, meter, point): _unpacked(state) for rule, meter, point, state in rows}
+
+        return self._do(read, {})
 
     def identities(self) -> dict[str, str]:
         """What the meters called themselves, by meter."""
@@ -132,3 +150,16 @@ class TruthStore:
         if not self._told:
             log.warning("%s; events and baselines are kept in memory only", told)
         self._told = True
+
+
+def _write_alarms(db: sqlite3.Connection, alarms: Mapping[AlarmKey, AlarmState]) -> None:
+    rows = [(*key, msgspec.json.encode(state)) for key, state in alarms.items()]
+    db.executemany("INSERT OR REPLACE INTO alarms VALUES (?, ?, ?, ?)", rows)
+
+
+def _unpacked(packed: bytes) -> AlarmState:
+    """What cannot be read is as good as forgotten."""
+    try:
+        return msgspec.json.decode(packed, type=AlarmState)
+    except msgspec.MsgspecError:
+        return AlarmState()

@@ -11,6 +11,10 @@ class RefusedError(Exception):
     """A message that is not accepted; the sentence says what was wrong and belongs to the agent's log."""
 
 
+class LaterError(RefusedError):
+    """What is refused now, through no fault of the agent's, and may be accepted in a while."""
+
+
 def check_hello(hello: common_pb2.Hello) -> None:
     """Raises RefusedError for a hello that is too large or not understood."""
     _bound("hello", hello.ByteSize(), limits.MAX_HELLO_BYTES)

@@ -46,11 +46,11 @@ def run(
     """Run the fleet controller until stopped."""
     import asyncio
     import os
-    import sqlite3
 
     # gRPC prints a failure to bind as well as raising it; before it is imported: ours is the sentence.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from parkfleet.controller.config_secrets import SecretError
+    from parkfleet.controller.errors import DatabaseError
     from parkfleet.controller.run import run_controller
     from parkfleet.controller.server import BindError, is_loopback, split_address
     from parkfleet.proto import limits
@@ -82,6 +82,6 @@ def run(
     except BindError as error:
         typer.echo(f"not started: {error}. Choose another with --listen HOST:PORT", err=True)
         raise typer.Exit(1) from None
-    except (SecretError, OSError, sqlite3.Error) as error:
+    except (SecretError, DatabaseError, OSError) as error:
         typer.echo(f"not started: {error}", err=True)
         raise typer.Exit(1) from None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, Self
 import grpc
 from grpc import aio
 
+from parkfleet.controller.bearer import bearers
 from parkfleet.controller.view import GatewayView
 from parkfleet.proto import fleet_pb2, limits
 from parkfleet.proto.errors import cause
@@ -35,15 +36,23 @@ class UnreachableError(FleetError):
     """No controller answers."""
 
 
-class FleetClient:
-    """A connection to one controller while its block runs. address is host:port."""
+class SignedOutError(FleetError):
+    """The controller does not know who asks."""
 
-    def __init__(self, address: str) -> None:
+
+class FleetClient:
+    """A connection to one controller while its block runs.
+
+    address is host:port; token: a session's, or an API token; without one, only an open controller answers.
+    """
+
+    def __init__(self, address: str, token: str = "") -> None:
         self._address = address
+        self._token = token
         self._channel: aio.Channel | None = None
 
     async def __aenter__(self) -> Self:
-        self._channel = aio.insecure_channel(self._address, options=_OPTIONS)
+        self._channel = aio.insecure_channel(self._address, options=_OPTIONS, interceptors=bearers(self._token))
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -93,4 +102,6 @@ class FleetClient:
                 f"no controller at {self._address}: {details}. Start one with `parkfleet controller run`, "
                 "or name its address with --controller HOST:PORT"
             )
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            return SignedOutError(f"the controller at {self._address} does not let you in: {details}")
         return FleetError(f"the controller at {self._address} refused: {details} ({error.code().name})")

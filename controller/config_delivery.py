@@ -6,27 +6,29 @@ sessions' heartbeats have their turn in between.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from parkfleet.controller.config_drift import Drift, drift, is_to_be_offered
 from parkfleet.controller.config_fleet import ConfigFleet
 from parkfleet.controller.config_secrets import SecretError
 from parkfleet.controller.config_store import Report
-from parkfleet.controller.registry import Gateway, GatewayKey, State
+from parkfleet.controller.database import UNAVAILABLE
+from parkfleet.controller.registry import Gateway, GatewayKey
 from parkfleet.proto import common_pb2, limits
 from parkfleet.proto.session_pb2 import ControllerMessage, DesiredConfiguration
 
 log = logging.getLogger(__name__)
 
-#: Reports are stored this often, however many there are: a commit waits for the disk. Seconds.
-STORE_S: Final = 1.0
+#: The database is away: secrets are asked for again after so long. Seconds.
+AGAIN_S: Final = 1.0
 
 #: Puts a message into a session's outbox; False when that is full.
 Send = Callable[[ControllerMessage], bool]
+#: Keeps a gateway's word for the history.
+Keep = Callable[[GatewayKey, Report], None]
 
 
 @dataclass
@@ -42,26 +44,32 @@ class _Session:
 class ConfigDelivery:
     """Between the configuration and the sessions of one controller."""
 
-    def __init__(self, config: ConfigFleet, clock_ms: Callable[[], int]) -> None:
+    def __init__(self, config: ConfigFleet, clock_ms: Callable[[], int], keep: Keep) -> None:
         self.config = config
         self._clock_ms = clock_ms
+        self._keep = keep
         self._sessions: dict[GatewayKey, _Session] = {}
         self._due: dict[GatewayKey, None] = {}  # to be looked at, the oldest first
-        self._reports: dict[GatewayKey, Report] = {}  # not stored yet
         self._woken = asyncio.Event()
         config.on_change = self._changed
 
-    def opened(self, key: GatewayKey, session: int, send: Send) -> None:
-        """A session counts from now on."""
-        self._sessions[key] = _Session(session, send)
+    def opened(self, gateway: Gateway, send: Send, is_resumed: bool) -> None:
+        """A session counts from now on. is_resumed: the status that is known still holds."""
+        self._sessions[gateway.key] = _Session(gateway.session, send, gateway.status if is_resumed else None)
+        if is_resumed:
+            self._changed([gateway.key])
 
-    def reported(self, key: GatewayKey, session: int, status: common_pb2.ReportedState) -> None:
-        """A gateway says what it runs."""
+    def reported(
+        self, key: GatewayKey, session: int, status: common_pb2.ReportedState, before: common_pb2.ReportedState | None
+    ) -> None:
+        """A gateway says what it runs; before: what it had said last."""
         found = self._sessions.get(key)
         if found is None or found.number != session:
             return
         found.reported = status
-        self._reports[key] = _report(status, self._clock_ms())
+        report = _report(status, 0)
+        if before is None or report != _report(before, 0):
+            self._keep(key, replace(report, at_ms=self._clock_ms()))
         self._changed([key])
 
     def closed(self, key: GatewayKey, session: int) -> None:
@@ -71,45 +79,32 @@ class ConfigDelivery:
             del self._sessions[key]
 
     def drift(self, gateway: Gateway | GatewayKey) -> Drift:
-        """How a gateway compares with what it should run; by its name alone, if it was not seen yet."""
+        """How a gateway compares with what it should run; by its name alone, if it was never seen."""
         if isinstance(gateway, GatewayKey):
-            return drift(self.config.desired_name(gateway), self._stored(gateway), False)
-        reported = gateway.status or self._stored(gateway.key)
-        return drift(self.config.desired_name(gateway.key), reported, gateway.state is State.ONLINE)
+            return drift(self.config.desired_name(gateway), None, False)
+        return drift(self.config.desired_name(gateway.key), gateway.status, gateway.is_online)
 
     async def run(self) -> None:
-        """Delivers until cancelled; stores what was reported at most once in STORE_S."""
-        loop = asyncio.get_running_loop()
-        stored = 0.0
-        try:
-            while True:
-                due = max(0.0, stored + STORE_S - loop.time()) if self._reports else None
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(due):
-                        await self._woken.wait()
-                self._woken.clear()
-                if loop.time() >= stored + STORE_S:
-                    self.flush()
-                    stored = loop.time()
-                while self._due:
-                    key = next(iter(self._due))
+        """Delivers until cancelled."""
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            while self._due:
+                key = next(iter(self._due))
+                try:
                     del self._due[key]
-                    self._offer(key)
-                    await asyncio.sleep(0)
-        finally:
-            self.flush()
-
-    def flush(self) -> None:
-        """Stores what was reported, many gateways in one commit."""
-        reports, self._reports = self._reports, {}
-        if reports:
-            self.config.store.add_reports(reports.items())
+                    await self._offer(key)
+                except UNAVAILABLE as error:
+                    self._due[key] = None
+                    log.warning("the configuration of %s cannot be sent yet: %s", key, error)
+                    await asyncio.sleep(AGAIN_S)
+                await asyncio.sleep(0)
 
     def _changed(self, keys: list[GatewayKey]) -> None:
         self._due.update(dict.fromkeys(keys))
         self._woken.set()
 
-    def _offer(self, key: GatewayKey) -> None:
+    async def _offer(self, key: GatewayKey) -> None:
         """Sends a gateway its configuration, if it is there and should have it."""
         session = self._sessions.get(key)
         if session is None or session.reported is None:
@@ -117,18 +112,19 @@ class ConfigDelivery:
         name = self.config.desired_name(key)
         if name is None or name == session.offered or not is_to_be_offered(name, session.reported):
             return
-        message = self._message(key)
+        message = await self._message(key)
         if message is not None and session.send(message):
-            session.offered = name
-            log.info("%s is offered configuration %d", key, name[0])
+            sent = message.desired_configuration.configuration
+            session.offered = (sent.revision, sent.hash)
+            log.info("%s is offered configuration %d", key, sent.revision)
 
-    def _message(self, key: GatewayKey) -> ControllerMessage | None:
+    async def _message(self, key: GatewayKey) -> ControllerMessage | None:
         """What a gateway should run; None when it cannot be sent, which the log says."""
         desired = self.config.desired(key)
         if desired is None:
             return None
         try:
-            secrets = self.config.secret_values(desired)
+            secrets = await self.config.secret_values(desired)
         except SecretError as error:
             log.error("the configuration of %s cannot be sent: %s", key, error)
             return None
@@ -141,20 +137,6 @@ class ConfigDelivery:
         return ControllerMessage(
             desired_configuration=DesiredConfiguration(configuration=name, document=document, secrets=secrets)
         )
-
-    def _stored(self, key: GatewayKey) -> common_pb2.ReportedState | None:
-        """A gateway's last word before this controller started."""
-        report = self._reports.get(key) or self.config.store.report(key)
-        if report is None:
-            return None
-        state = common_pb2.ReportedState(on_trial=report.state == "trial")
-        name = common_pb2.Configuration(revision=report.revision, hash=report.hash)
-        if report.state == "failed":
-            state.last_failed.configuration.CopyFrom(name)
-            state.last_failed.reason = report.reason
-        else:
-            state.running.CopyFrom(name)
-        return state
 
 
 def _report(status: common_pb2.ReportedState, at_ms: int) -> Report:

@@ -1,14 +1,15 @@
 """ConfigFleet: the fleet's configuration while the controller lives: the store's newest revisions, ready in memory.
 
 A change is proposed first: what it would do to each gateway. It is stored only when no gateway that it touches would
-get a document with mistakes in it that it had not before.
+get a document with mistakes in it that it had not before. Changes, this replica's own too, come into memory in the
+order of their numbers, by catch_up() alone.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Self
 
 from parkfleet.controller.config_check import Verdict, check, check_layer
 from parkfleet.controller.config_diff import Change, MeterImpact, diff, meter_impact
@@ -19,11 +20,12 @@ from parkfleet.controller.config_layers import (
     Lookup,
     Revision,
     effective,
+    layers_of,
     touched,
     with_draft,
 )
 from parkfleet.controller.config_merge import Tree
-from parkfleet.controller.config_store import ConfigStore, Moment, SecretChange
+from parkfleet.controller.config_store import AnyChange, ConfigStore, Moment, SecretChange
 from parkfleet.controller.registry import GatewayKey
 from parkfleet.proto import limits
 from parkfleet.protocols.document import Document, Problem
@@ -58,17 +60,40 @@ class Proposal:
 
 
 class ConfigFleet:
-    """One controller's configuration. on_change must not block."""
+    """One controller's configuration, made by load(). on_change must not block."""
 
     def __init__(self, store: ConfigStore, clock: Callable[[], float] = time.time) -> None:
         self.store = store
         self._clock = clock
-        self._heads = {revision.layer: revision for revision in store.heads()}
-        self._secrets = store.secrets()
-        self._names: dict[
-            GatewayKey, tuple[int, str] | None
-        ] = {}  # of desired documents, as far as they were asked for
+        self._number = 0  # of the last change that is in memory
+        self._heads: dict[LayerName, Revision] = {}
+        self._secrets: dict[str, SecretChange] = {}
+        self._boxes: dict[str, tuple[int, bytes]] = {}  # sealed secrets, with the number of their change
+        self._catching_up = asyncio.Lock()
+        # Of desired documents, as far as they were asked for.
+        self._names: dict[GatewayKey, tuple[int, str] | None] = {}
         self.on_change: OnChange = lambda _: None
+
+    @classmethod
+    async def load(cls, store: ConfigStore, clock: Callable[[], float] = time.time) -> Self:
+        """With what the store has."""
+        fleet = cls(store, clock)
+        fleet._heads = {revision.layer: revision for revision in await store.heads()}
+        fleet._secrets = await store.secrets()
+        known: list[AnyChange] = [*fleet._heads.values(), *fleet._secrets.values()]
+        fleet._number = max((change.number for change in known), default=0)
+        return fleet
+
+    async def catch_up(self) -> None:
+        """Takes the changes that the store has and memory has not, whoever made them, and tells of them."""
+        async with self._catching_up:
+            for change in await self.store.changes_after(self._number):
+                keys = self._taken(change)
+                self._number = change.number
+                for key in keys:
+                    self._names.pop(key, None)
+                self.on_change(keys)
+                await asyncio.sleep(0)
 
     def gateways(self) -> Iterator[GatewayKey]:
         """All that are managed, in no order."""
@@ -78,23 +103,27 @@ class ConfigFleet:
         """The newest revision of every layer, by name."""
         return sorted(self._heads.values(), key=lambda head: str(head.layer))
 
-    def head(self, layer: LayerName) -> Revision | None:
-        """The revision of a layer that holds."""
-        return self._heads.get(layer)
+    async def head(self, layer: LayerName, moment: Moment | None = None) -> Revision | None:
+        """The revision of a layer that holds, or held at a moment."""
+        return self._heads.get(layer) if moment is None else await self.store.head(layer, moment)
 
     @property
     def secrets(self) -> dict[str, SecretChange]:
         """The secrets that are there."""
         return self._secrets
 
-    def lookup(self, moment: Moment | None) -> Lookup:
-        """The layers now (None), or as they were at a moment."""
-        return self._heads.get if moment is None else lambda layer: self.store.head(layer, moment)
+    def desired(self, key: GatewayKey) -> Effective | None:
+        """What a gateway should run; None when it is not managed."""
+        return effective(key, self._heads.get, _numbers(self._secrets))
 
-    def desired(self, key: GatewayKey, moment: Moment | None = None) -> Effective | None:
-        """What a gateway should run, or should have run; None when it is not managed."""
-        secrets = self._secrets if moment is None else self.store.secrets(moment)
-        return effective(key, self.lookup(moment), _numbers(secrets))
+    async def desired_at(self, key: GatewayKey, moment: Moment | None) -> Effective | None:
+        """What a gateway should have run at a moment (None: now)."""
+        if moment is None:
+            return self.desired(key)
+        known: dict[LayerName, Revision | None] = {}
+        while missing := _missing(key, known):
+            known.update({layer: await self.store.head(layer, moment) for layer in missing})
+        return effective(key, known.get, _numbers(await self.store.secrets(moment)))
 
     def desired_name(self, key: GatewayKey) -> tuple[int, str] | None:
         """Revision and hash of what a gateway should run."""
@@ -103,10 +132,18 @@ class ConfigFleet:
             self._names[key] = None if found is None else (found.revision, found.hash())
         return self._names[key]
 
-    def secret_values(self, desired: Effective) -> dict[str, bytes]:
+    async def secret_values(self, desired: Effective) -> dict[str, bytes]:
         """The values of the secrets a document means. Raises SecretError."""
-        found = {name: self.store.secret(name) for name in desired.secrets}
-        return {name: value for name, value in found.items() if value is not None}
+        values = {}
+        for name, number in desired.secrets.items():
+            held, box = self._boxes.get(name, (0, None))
+            if held != number:
+                box = await self.store.sealed(name)
+                if box is not None:
+                    self._boxes[name] = (number, box)
+            if box is not None:
+                values[name] = self.store.unsealed(name, box)
+        return values
 
     def propose(self, layer: LayerName, tree: Tree, document: Document, base: int | None = None) -> Proposal:
         """A change of a layer to another tree. base: the revision it was made from, None: the one that holds."""
@@ -132,19 +169,17 @@ class ConfigFleet:
             if count % AT_ONCE == 0:
                 await asyncio.sleep(0)
 
-    def store_proposal(self, proposal: Proposal, author: str, reason: str) -> Revision:
+    async def store_proposal(self, proposal: Proposal, author: str, reason: str) -> Revision:
         """Stores it, and tells whoever is to deliver it. Raises ConflictError."""
         draft = proposal.draft
-        stored = self.store.append(draft.layer, draft.tree, author, reason, self._now(), proposal.base)
-        self._heads[draft.layer] = stored
-        self._tell(proposal.touched)
+        stored = await self.store.append(draft.layer, draft.tree, author, reason, self._now(), proposal.base)
+        await self.catch_up()
         return stored
 
-    def set_secret(self, name: str, value: bytes | None, author: str, reason: str) -> SecretChange:
+    async def set_secret(self, name: str, value: bytes | None, author: str, reason: str) -> SecretChange:
         """Keeps a secret, or forgets it (None)."""
-        change = self.store.set_secret(name, value, author, reason, self._now())
-        self._secrets = self.store.secrets()
-        self._tell([key for key in self.gateways() if self._means(key, name)])
+        change = await self.store.set_secret(name, value, author, reason, self._now())
+        await self.catch_up()
         return change
 
     def check(self, key: GatewayKey) -> Verdict | None:
@@ -155,6 +190,10 @@ class ConfigFleet:
     def drafted(self, draft: Revision) -> Lookup:
         """The layers as they would be with a draft."""
         return with_draft(self._heads.get, draft)
+
+    def held(self, layer: LayerName) -> Revision | None:
+        """The revision of a layer that holds, as memory has it."""
+        return self._heads.get(layer)
 
     def _impact(self, proposal: Proposal, key: GatewayKey) -> Impact:
         secrets = _numbers(self._secrets)
@@ -171,13 +210,35 @@ class ConfigFleet:
         found = effective(key, self._heads.get, {secret: 1})
         return found is not None and secret in found.secrets
 
-    def _tell(self, keys: list[GatewayKey]) -> None:
-        for key in keys:
-            self._names.pop(key, None)
-        self.on_change(keys)
+    def _taken(self, change: AnyChange) -> list[GatewayKey]:
+        """Takes a change into memory; the gateways that it touches."""
+        if isinstance(change, SecretChange):
+            self._boxes.pop(change.name, None)
+            secrets = {name: one for name, one in self._secrets.items() if name != change.name}
+            self._secrets = {**secrets, change.name: change} if change.present else secrets
+            return [key for key in self.gateways() if self._means(key, change.name)]
+        managed = set(self.gateways())
+        if change.layer.kind is Kind.GATEWAY:
+            managed.add(change.layer.key)
+        before = set(touched(change.layer, managed, self._heads.get))
+        self._heads[change.layer] = change
+        return sorted(before.union(touched(change.layer, managed, self._heads.get)))
 
     def _now(self) -> int:
         return int(self._clock() * 1000)
+
+
+def _missing(key: GatewayKey, known: Mapping[LayerName, Revision | None]) -> set[LayerName]:
+    """The layers that have to be known to say, or to go on asking, what holds for a gateway."""
+    missing = set()
+
+    def lookup(layer: LayerName) -> Revision | None:
+        if layer not in known:
+            missing.add(layer)
+        return known.get(layer)
+
+    layers_of(key, lookup)
+    return missing
 
 
 def _numbers(secrets: dict[str, SecretChange]) -> dict[str, int]:

@@ -1,12 +1,14 @@
 """ConfigService: what operators do with the fleet's configuration, over gRPC."""
 
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
 from grpc import aio
 
+from parkfleet.controller.caller import caller, visible_gateways
+from parkfleet.controller.config_access import permit, visible_layers
 from parkfleet.controller.config_defaults import model_default
 from parkfleet.controller.config_diff import diff
 from parkfleet.controller.config_edit import layer_text, parse_value, refused, with_setting, without_setting
@@ -32,9 +34,6 @@ from parkfleet.protocols.secret import MAX_SECRET_BYTES, is_secret_name
 
 Context: TypeAlias = aio.ServicerContext[Any, Any]
 
-#: Who a call is from: the signed-in operator, or where nobody signs in the name that the call gives.
-Author = Callable[[Context, str], str]
-
 #: Characters of an author's name and of a reason.
 MAX_AUTHOR: Final = 100
 MAX_REASON: Final = 500
@@ -47,19 +46,18 @@ MAX_PROBLEMS: Final = 100
 class ConfigService(FleetConfigurationServicer):
     """The service of layers, documents and secrets."""
 
-    def __init__(self, fleet: ConfigFleet, author: Author = lambda _, given: given) -> None:
+    def __init__(self, fleet: ConfigFleet) -> None:
         self._fleet = fleet
-        self._author = author
 
     async def ListLayers(self, request: pb.ListLayersRequest, context: Context) -> pb.ListLayersResponse:
         """The newest revision of each layer, by name."""
-        heads = (head for head in self._fleet.heads() if str(head.layer).startswith(request.prefix))
-        return pb.ListLayersResponse(layers=map(revision_info, heads))
+        heads = [head for head in self._fleet.heads() if str(head.layer).startswith(request.prefix)]
+        return pb.ListLayersResponse(layers=map(revision_info, visible_layers(heads, self._fleet)))
 
     async def GetLayer(self, request: pb.GetLayerRequest, context: Context) -> pb.Layer:
         """A layer, now or at a moment."""
         layer = await self._layer(request.layer, context)
-        found = self._fleet.lookup(moment_of(request.moment))(layer)
+        found = await self._fleet.head(layer, moment_of(request.moment))
         info = revision_info(found) if found else pb.RevisionInfo(layer=str(layer))
         return pb.Layer(info=info, document=layer_text(found.tree) if found else "")
 
@@ -68,7 +66,7 @@ class ConfigService(FleetConfigurationServicer):
         layer = await self._layer(request.layer, context)
         author, reason = await self._signed(request.author, request.reason, request.dry_run, context)
         try:
-            document = self._draft(layer, request)
+            document = await self._draft(layer, request)
             tree = read_layer(layer, document)
         except DocumentError as error:
             for problem in error.problems[:MAX_PROBLEMS]:
@@ -78,6 +76,7 @@ class ConfigService(FleetConfigurationServicer):
         except ValueError as error:
             await _refuse(context, str(error))
         proposal = self._fleet.propose(layer, tree, document, request.base if request.HasField("base") else None)
+        permit(proposal, self._fleet.held(layer), request.dry_run)
         yield pb.ChangeEvent(layer=pb.LayerDiff(changes=changes_message(proposal.changes)))
         async for event in self._told(proposal):
             yield event
@@ -87,7 +86,7 @@ class ConfigService(FleetConfigurationServicer):
         """The revisions of a layer with what each changed, the newest first."""
         layer = await self._layer(request.layer, context)
         limit = min(request.limit or HISTORY[0], HISTORY[1])
-        found = self._fleet.store.history(layer, limit + 1)
+        found = await self._fleet.store.history(layer, limit + 1)
         before: list[Tree] = [*(older.tree for older in found[1:]), {}]
         entries = [
             pb.HistoryEntry(
@@ -101,9 +100,9 @@ class ConfigService(FleetConfigurationServicer):
         """What changed in a layer between two revisions."""
         layer = await self._layer(request.layer, context)
         store = self._fleet.store
-        after = store.head(layer, Moment(number=request.after) if request.after else None)
+        after = await store.head(layer, Moment(number=request.after) if request.after else None)
         number = request.before or (after.number - 1 if after else 0)
-        before = store.head(layer, Moment(number=number)) if after else None
+        before = await store.head(layer, Moment(number=number)) if after else None
         if after is None:
             await _refuse(context, f"{layer} has no revision yet: `parkfleet fleet config edit {layer}`")
         nothing = pb.RevisionInfo(layer=str(layer))
@@ -116,7 +115,7 @@ class ConfigService(FleetConfigurationServicer):
     async def GetEffective(self, request: pb.GetEffectiveRequest, context: Context) -> pb.EffectiveConfiguration:
         """What a gateway should run and what it had reported, now or at a moment."""
         key, moment = GatewayKey(request.park, request.gateway), moment_of(request.moment)
-        desired = self._fleet.desired(key, moment)
+        desired = await self._fleet.desired_at(key, moment)
         answer = pb.EffectiveConfiguration(managed=desired is not None)
         if desired is not None:
             answer.revision, answer.hash = desired.revision, desired.hash()
@@ -127,8 +126,8 @@ class ConfigService(FleetConfigurationServicer):
             answer.problems.extend(problem_message(one, warning=True) for one in verdict.warnings[:MAX_PROBLEMS])
         at_ms = None if moment is None else moment.at_ms
         if moment is not None and moment.number is not None:
-            at_ms = self._fleet.store.at_of(moment.number)
-        report = self._fleet.store.report(key, at_ms)
+            at_ms = await self._fleet.store.at_of(moment.number)
+        report = await self._fleet.store.report(key, at_ms)
         if report is not None:
             words = (report.at_ms, report.revision, report.hash, report.state, report.reason)
             at, revision, name, state, reason = words
@@ -145,7 +144,7 @@ class ConfigService(FleetConfigurationServicer):
             default = model_default(path)
         except ValueError as error:
             await _refuse(context, str(error))
-        desired = self._fleet.desired(key, moment_of(request.moment))
+        desired = await self._fleet.desired_at(key, moment_of(request.moment))
         if desired is None:
             await _refuse(context, f"{key} is not managed: it has no layer gateway/{key}", grpc.StatusCode.NOT_FOUND)
         sayings = [pb.Saying(info=revision_info(one), value=json_text(value)) for one, value in says(desired, path)]
@@ -154,7 +153,7 @@ class ConfigService(FleetConfigurationServicer):
     async def Validate(self, request: pb.ValidateRequest, context: Context) -> AsyncIterator[pb.ChangeEvent]:
         """Checks gateways one by one."""
         keys = [key for key in sorted(self._fleet.gateways()) if request.park in ("", key.park)]
-        keys = [key for key in keys if request.gateway in ("", key.gateway)]
+        keys = visible_gateways([key for key in keys if request.gateway in ("", key.gateway)])
         problems = 0
         for number, key in enumerate(keys, 1):
             verdict = self._fleet.check(key)
@@ -176,21 +175,21 @@ class ConfigService(FleetConfigurationServicer):
         if request.remove and request.name not in self._fleet.secrets:
             await _refuse(context, f"there is no secret {request.name!r}", grpc.StatusCode.NOT_FOUND)
         value = None if request.remove else request.value
-        return secret_info(self._fleet.set_secret(request.name, value, author, reason))
+        return secret_info(await self._fleet.set_secret(request.name, value, author, reason))
 
     async def ListSecrets(self, request: pb.ListSecretsRequest, context: Context) -> pb.ListSecretsResponse:
         """Names and last changes."""
         return pb.ListSecretsResponse(secrets=map(secret_info, self._fleet.secrets.values()))
 
-    def _draft(self, layer: LayerName, request: pb.ChangeLayerRequest) -> Document:
+    async def _draft(self, layer: LayerName, request: pb.ChangeLayerRequest) -> Document:
         """The layer as the request wants it. Raises DocumentError, ValueError."""
         kind = request.WhichOneof("change")
         if kind == "document":
             return Document(request.file or str(layer), request.document)
-        head = self._fleet.head(layer)
+        head = await self._fleet.head(layer)
         tree = head.tree if head else {}
         if kind == "rollback":
-            past = self._fleet.store.revision(request.rollback)
+            past = await self._fleet.store.revision(request.rollback)
             if past is None or past.layer != layer:
                 raise ValueError(f"{layer} has no revision {request.rollback}: see `fleet config history {layer}`")
             tree = past.tree
@@ -231,7 +230,7 @@ class ConfigService(FleetConfigurationServicer):
         result = pb.ChangeResult(gateways=len(proposal.touched), problems=len(proposal.problems))
         if not proposal.problems and proposal.changes and not dry_run:
             try:
-                result.stored.CopyFrom(revision_info(self._fleet.store_proposal(proposal, author, reason)))
+                result.stored.CopyFrom(revision_info(await self._fleet.store_proposal(proposal, author, reason)))
             except ConflictError as error:
                 await _refuse(context, str(error), grpc.StatusCode.ABORTED)
         return pb.ChangeEvent(result=result)
@@ -243,8 +242,8 @@ class ConfigService(FleetConfigurationServicer):
             await _refuse(context, str(error))
 
     async def _signed(self, given: str, reason: str, dry_run: bool, context: Context) -> tuple[str, str]:
-        """Author and reason of a change; both are needed, and bounded."""
-        author, reason = self._author(context, given).strip(), reason.strip()
+        """Author and reason of a change; both are needed, and bounded. given: the author where nobody signs in."""
+        author, reason = (caller().principal.signature or given).strip(), reason.strip()
         if not dry_run and not (author and reason):
             await _refuse(context, "a change has an author and a reason: add --reason WHY")
         if len(author) > MAX_AUTHOR or len(reason) > MAX_REASON:

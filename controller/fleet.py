@@ -4,8 +4,9 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from typing import Final, Protocol
 
 from parkfleet.controller.checks import RefusedError
 from parkfleet.controller.registry import Gateway, GatewayKey, Moment, Registry
@@ -25,6 +26,18 @@ COMEBACK_RATE: Final = 500
 
 #: Ends a session from our side: (why, how long the agent should stay away in ms).
 EndSession = Callable[[str, int], None]
+#: The epoch of a session that is about to begin. Raises RefusedError.
+Claim = Callable[[Gateway], Awaitable[int]]
+
+
+class Recorder(Protocol):
+    """Who stores what becomes of gateways. Neither method may block."""
+
+    def changed(self, gateway: Gateway) -> None:
+        """Something that must be stored soon."""
+
+    def heard(self, gateway: Gateway) -> None:
+        """A heartbeat, nothing else."""
 
 
 def read_clock() -> Moment:
@@ -41,9 +54,11 @@ class SessionHandle:
         self.session = session
         self.over = False
 
-    def heartbeat(self, heartbeat: common_pb2.Heartbeat) -> None:
-        """Raises RefusedError."""
-        self._fleet.changed(self._fleet.registry.heartbeat(self.key, self.session, heartbeat, self._fleet.now()))
+    def heartbeat(self, heartbeat: common_pb2.Heartbeat) -> bool:
+        """Whether all that it names is here; else it is to be reported in full. Raises RefusedError."""
+        gateway = self._fleet.registry.heartbeat(self.key, self.session, heartbeat, self._fleet.now())
+        self._fleet.heard(gateway)
+        return gateway is None or gateway.lines_tag == heartbeat.lines_tag
 
     def reported(self, status: common_pb2.ReportedState) -> None:
         """Raises RefusedError."""
@@ -56,13 +71,18 @@ class SessionHandle:
 
 
 class FleetState:
-    """All gateways of one controller process. interval_s is the heartbeat interval, in seconds."""
+    """All gateways as one controller process sees them. interval_s is the heartbeat interval, in seconds.
 
-    def __init__(self, interval_s: float, clock: Callable[[], Moment] = read_clock) -> None:
+    replica: its name among others. claim and recorder are the storage's, where there is one.
+    """
+
+    def __init__(self, interval_s: float, clock: Callable[[], Moment] = read_clock, replica: str = "") -> None:
         # Sessions of two runs of the controller never share a number: logs stay unambiguous.
-        self.registry = Registry(first_session=(secrets.randbits(30) << 32) + 1)
+        self.registry = Registry(first_session=(secrets.randbits(30) << 32) + 1, replica=replica)
         self.interval_s = interval_s
         self.now = clock
+        self.claim: Claim | None = None
+        self.recorder: Recorder | None = None
         self._sessions: dict[int, EndSession] = {}
         self._watchers = Watchers(MAX_WATCHERS)
 
@@ -76,9 +96,13 @@ class FleetState:
         """Streams that are open and admitted."""
         return len(self._sessions)
 
-    def admit(self, hello: common_pb2.Hello, peer: str, end: EndSession) -> SessionHandle:
+    async def admit(self, hello: common_pb2.Hello, peer: str, end: EndSession) -> SessionHandle:
         """Opens a session, ending the one before of the same gateway. Raises RefusedError."""
-        gateway, fenced = self.registry.hello(hello, peer, self.now())
+        prepared = self.registry.prepare(hello, peer, self.now())
+        if self.claim is not None:
+            epoch = await self.claim(prepared)
+            prepared = replace(self.registry.prepare(hello, peer, self.now()), epoch=epoch)
+        gateway, fenced = self.registry.admit(prepared, self.now())
         self._sessions[gateway.session] = end
         if fenced is not None:
             log.warning("%s opened a second session, from %s: the first is ended", gateway.key, peer)
@@ -87,6 +111,16 @@ class FleetState:
             log.info("%s is online, from %s", gateway.key, peer)
         self.changed(gateway)
         return SessionHandle(self, gateway.key, gateway.session)
+
+    def learned(self, gateway: Gateway) -> None:
+        """Another replica, or the database, says how a gateway is."""
+        admission = self.registry.learned(gateway)
+        if admission is None:
+            return
+        if admission.fenced is not None:
+            log.warning("%s opened a second session, at %s: the first is ended", gateway.key, gateway.replica)
+            self._end(admission.fenced, f"another session of {gateway.key} has taken over, at {gateway.replica}")
+        self._watchers.publish(admission.gateway)
 
     def session_ended(self, handle: SessionHandle, reason: str) -> None:
         """The stream of a session is over."""
@@ -126,9 +160,18 @@ class FleetState:
         return (gateway for gateway in self.registry if not park or gateway.key.park == park)
 
     def changed(self, gateway: Gateway | None) -> None:
-        """Tells the watchers of a gateway that has changed, if one has."""
+        """A gateway, if one, is another than it was: tells the watchers, and has it stored."""
         if gateway is not None:
             self._watchers.publish(gateway)
+            if self.recorder is not None:
+                self.recorder.changed(gateway)
+
+    def heard(self, gateway: Gateway | None) -> None:
+        """A gateway, if one, has sent a heartbeat."""
+        if gateway is not None:
+            self._watchers.publish(gateway)
+            if self.recorder is not None:
+                self.recorder.heard(gateway)
 
     def _end(self, session: int, reason: str) -> None:
         end = self._sessions.get(session)

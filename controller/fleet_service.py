@@ -1,18 +1,21 @@
 """FleetService: what operators ask: list the gateways, watch them."""
 
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import grpc
 from grpc import aio
 
+from parkfleet.controller.caller import caller, visible_gateways
 from parkfleet.controller.checks import RefusedError
-from parkfleet.controller.config_delivery import ConfigDelivery
 from parkfleet.controller.config_drift import Drift, DriftState
 from parkfleet.controller.fleet import FleetState
 from parkfleet.controller.registry import Gateway, GatewayKey, State
 from parkfleet.proto import fleet_pb2
 from parkfleet.proto.fleet_pb2_grpc import FleetServicer
+
+if TYPE_CHECKING:
+    from parkfleet.controller.config_delivery import ConfigDelivery  # with the controller's own packages only
 
 #: A page ends with the gateway that passes this: with one gateway more at most (256 KiB of heartbeat) it stays
 #: below the bound of a message. Bytes.
@@ -35,7 +38,7 @@ _DRIFTS: Final = {
 class FleetService(FleetServicer):
     """The service operators use."""
 
-    def __init__(self, fleet: FleetState, delivery: ConfigDelivery | None = None) -> None:
+    def __init__(self, fleet: FleetState, delivery: "ConfigDelivery | None" = None) -> None:
         self._fleet = fleet
         self._delivery = delivery
 
@@ -49,7 +52,7 @@ class FleetService(FleetServicer):
         managed = self._delivery.config.gateways() if self._delivery else ()
         found: dict[GatewayKey, Gateway | None] = dict.fromkeys(managed)
         found.update((gateway.key, gateway) for gateway in self._fleet.gateways())
-        rest = sorted(key for key in found if key > after and request.park in ("", key.park))
+        rest = visible_gateways(sorted(key for key in found if key > after and request.park in ("", key.park)))
         page = fleet_pb2.ListGatewaysResponse()
         size = 0
         for key in rest:
@@ -73,10 +76,12 @@ class FleetService(FleetServicer):
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         try:
             for gateway in gateways:
-                yield fleet_pb2.GatewayChange(gateway=self._message(gateway), initial=True)
+                if caller().sees(gateway.key.park):
+                    yield fleet_pb2.GatewayChange(gateway=self._message(gateway), initial=True)
             while changes := await watcher.next():
                 for gateway in changes:
-                    yield fleet_pb2.GatewayChange(gateway=self._message(gateway))
+                    if caller().sees(gateway.key.park):
+                        yield fleet_pb2.GatewayChange(gateway=self._message(gateway))
         finally:
             self._fleet.unwatch(watcher)
         await context.abort(grpc.StatusCode.UNAVAILABLE, "the controller is stopping")
@@ -88,7 +93,7 @@ class FleetService(FleetServicer):
                 park=gateway.park,
                 gateway=gateway.gateway,
                 state=fleet_pb2.Gateway.STATE_OFFLINE,
-                offline_reason="not seen since the controller started",
+                offline_reason="never seen",
             )
         else:
             message = gateway_message(gateway)
@@ -120,4 +125,5 @@ def gateway_message(gateway: Gateway) -> fleet_pb2.Gateway:
         hello=gateway.hello,
         heartbeat=gateway.heartbeat,
         status=gateway.status,
+        replica=gateway.replica,
     )

@@ -1,24 +1,30 @@
 """ControllerServer: the controller's whole life: binds, serves agents and operators, ends politely."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from ipaddress import ip_address
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from grpc import aio
 
-from parkfleet.controller.config_delivery import ConfigDelivery
-from parkfleet.controller.config_fleet import ConfigFleet
-from parkfleet.controller.config_service import ConfigService
+from parkfleet.controller.caller import Nowhere
 from parkfleet.controller.fleet import MAX_WATCHERS, FleetState, read_clock
 from parkfleet.controller.fleet_service import FleetService
+from parkfleet.controller.gate import Gatekeeper, OpenGate
+from parkfleet.controller.guard import Guard
 from parkfleet.controller.registry import MAX_GATEWAYS, Moment
 from parkfleet.controller.sessions import AgentSessions
 from parkfleet.proto import limits
 from parkfleet.proto.config_pb2_grpc import add_FleetConfigurationServicer_to_server
 from parkfleet.proto.fleet_pb2_grpc import add_FleetServicer_to_server
 from parkfleet.proto.session_pb2_grpc import add_AgentSessionServicer_to_server
+
+if TYPE_CHECKING:  # with the controller's own packages only
+    from parkfleet.controller.config_delivery import ConfigDelivery
+    from parkfleet.controller.operators import Operators
+    from parkfleet.controller.replica import Replica
+    from parkfleet.controller.storage import Storage
 
 #: After the goodbyes: for calls that are being answered. Seconds.
 STOP_GRACE_S: Final = 2.0
@@ -43,7 +49,8 @@ class BindError(Exception):
 class ControllerServer:
     """A controller that serves while its block runs.
 
-    address is host:port, port 0 for any free one; heartbeat_interval in seconds. Entering raises BindError.
+    address is host:port, port 0 for any free one; heartbeat_interval in seconds; without storage it remembers nothing,
+    and manages no configuration; without operators it asks nobody who they are. Entering raises BindError.
     """
 
     def __init__(
@@ -51,20 +58,22 @@ class ControllerServer:
         address: str,
         heartbeat_interval: float = 10.0,
         clock: Callable[[], Moment] = read_clock,
-        config: ConfigFleet | None = None,
+        storage: "Storage | None" = None,
+        operators: "Operators | None" = None,
     ) -> None:
         low, high = limits.HEARTBEAT_S
         if not low <= heartbeat_interval <= high:
             raise ValueError(f"the heartbeat interval must be from {low:g} s to {high:g} s")
         self.host, _ = split_address(address)
         self.port = 0
-        self.fleet = FleetState(heartbeat_interval, clock)
-        self._config = config
+        self.fleet = FleetState(heartbeat_interval, clock, storage.bus.name if storage else "")
+        self._storage = storage
+        self._operators = operators
         self._asked = address
         self._server: aio.Server | None = None
         self._tasks = asyncio.TaskGroup()
-        self._ticker: asyncio.Task[None] | None = None
-        self._deliverer: asyncio.Task[None] | None = None
+        self._running: list[asyncio.Task[None]] = []
+        self._replica: Replica | None = None
 
     @property
     def address(self) -> str:
@@ -72,11 +81,12 @@ class ControllerServer:
         return f"{self.host}:{self.port}"
 
     async def __aenter__(self) -> Self:
-        self._server = aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_GATEWAYS + MAX_WATCHERS)
-        delivery = None
-        if self._config is not None:
-            delivery = ConfigDelivery(self._config, lambda: self.fleet.now().wall_ms)
-            add_FleetConfigurationServicer_to_server(ConfigService(self._config), self._server)
+        self._server = aio.server(
+            options=_OPTIONS, maximum_concurrent_rpcs=MAX_GATEWAYS + MAX_WATCHERS, interceptors=[Guard(self._gate())]
+        )
+        delivery = await self._remember(self._storage, self._server) if self._storage else None
+        if self._operators is not None:
+            add_operators(self._operators, self._server)
         add_AgentSessionServicer_to_server(AgentSessions(self.fleet, delivery), self._server)
         add_FleetServicer_to_server(FleetService(self.fleet, delivery), self._server)
         try:
@@ -87,30 +97,73 @@ class ControllerServer:
             ) from None
         await self._server.start()
         await self._tasks.__aenter__()
-        self._ticker = self._tasks.create_task(self._tick(), name="controller tick")
-        if delivery is not None:
-            self._deliverer = self._tasks.create_task(delivery.run(), name="configuration delivery")
+        self._run(self._tick(), "controller tick")
+        if self._storage is not None and self._replica is not None and delivery is not None:
+            self._run(self._storage.bus.run(), "bus")
+            self._run(self._replica.run(), "replica")
+            self._run(delivery.run(), "configuration delivery")
+        if self._operators is not None:
+            self._run(self._operators.run(), "refused attempts")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        assert self._server is not None and self._ticker is not None
+        assert self._server is not None
         self.fleet.end_all("the controller is stopping")
         await self._server.stop(STOP_GRACE_S)
-        self._ticker.cancel()
-        if self._deliverer is not None:
-            self._deliverer.cancel()
+        for task in self._running:
+            task.cancel()
         # A cancellation may be the group's own, after a failed task: it must see it. Other errors go on unwrapped.
         if kind is not asyncio.CancelledError:
             kind = error = traceback = None
-        await self._tasks.__aexit__(kind, error, traceback)
+        try:
+            await self._tasks.__aexit__(kind, error, traceback)
+        finally:
+            if self._replica is not None:
+                await self._replica.close()
+            if self._operators is not None:
+                await self._operators.close()
+
+    async def _remember(self, storage: "Storage", server: aio.Server) -> "ConfigDelivery":
+        """Takes what is stored of the fleet, and serves its configuration."""
+        from parkfleet.controller.config_delivery import ConfigDelivery
+        from parkfleet.controller.config_service import ConfigService
+        from parkfleet.controller.replica import Replica
+
+        self._replica = Replica(self.fleet, storage)
+        await self._replica.load()
+        add_FleetConfigurationServicer_to_server(ConfigService(storage.config), server)
+        return ConfigDelivery(storage.config, lambda: self.fleet.now().wall_ms, self._replica.recorder.reported)
+
+    def _run(self, work: Coroutine[None, None, None], name: str) -> None:
+        self._running.append(self._tasks.create_task(work, name=name))
+
+    def _gate(self) -> Gatekeeper:
+        """Before operators' calls: a controller without people asks nobody who they are."""
+        if self._operators is not None:
+            return self._operators.gate
+        if self._storage is None:
+            return OpenGate(Nowhere())
+        from parkfleet.controller.config_access import ConfigBelonging
+
+        return OpenGate(ConfigBelonging(self._storage.config))
 
     async def _tick(self) -> None:
         """Looks for silent gateways, four times an interval and at least once a second."""
         while True:
             await asyncio.sleep(min(self.fleet.interval_s / 4, 1.0))
             self.fleet.tick()
+
+
+def add_operators(operators: "Operators", server: aio.Server) -> None:
+    """The services of people, tokens and audit."""
+    from parkfleet.controller.audit_service import AuditService
+    from parkfleet.controller.operators_service import OperatorsService
+    from parkfleet.proto.operators_pb2_grpc import add_AuditServicer_to_server, add_OperatorsServicer_to_server
+
+    add_OperatorsServicer_to_server(OperatorsService(operators), server)
+    add_AuditServicer_to_server(AuditService(operators.audit), server)
 
 
 def split_address(address: str) -> tuple[str, int]:

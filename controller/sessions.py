@@ -9,21 +9,31 @@ How a stream ends, with grpc.aio (../shared/FLEET.md, grpc#43360):
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc import aio
 
-from parkfleet.controller.checks import RefusedError
-from parkfleet.controller.config_delivery import ConfigDelivery
+from parkfleet.controller.checks import LaterError, RefusedError
 from parkfleet.controller.fleet import FleetState, SessionHandle
 from parkfleet.controller.registry import FleetFullError
 from parkfleet.proto import limits
-from parkfleet.proto.session_pb2 import AgentMessage, ControllerMessage, Goodbye, RetryAfter, Welcome
+from parkfleet.proto.session_pb2 import (
+    AgentMessage,
+    ControllerMessage,
+    Goodbye,
+    ReportInFull,
+    RetryAfter,
+    Welcome,
+)
 from parkfleet.proto.session_pb2_grpc import AgentSessionServicer
+
+if TYPE_CHECKING:
+    from parkfleet.controller.config_delivery import ConfigDelivery  # with the controller's own packages only
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +45,8 @@ GOODBYE_S: Final = 1.0
 OUTBOX: Final = 16
 #: Places in it that are kept for the last words.
 PARTING: Final = 3
+#: A session that cannot begin now is tried again after a random while between these. Milliseconds.
+LATER_MS: Final = (2_000, 15_000)
 #: What an agent may send: the fastest heartbeat (10 a second) twice over. Beyond, it is read more slowly.
 MESSAGES_PER_S: Final = 20.0
 BURST: Final = 100
@@ -55,7 +67,7 @@ class End(NamedTuple):
 class AgentSessions(AgentSessionServicer):
     """The service agents connect to."""
 
-    def __init__(self, fleet: FleetState, delivery: ConfigDelivery | None = None, hello_s: float = HELLO_S) -> None:
+    def __init__(self, fleet: FleetState, delivery: "ConfigDelivery | None" = None, hello_s: float = HELLO_S) -> None:
         self._fleet = fleet
         self._delivery = delivery
         self._hello_s = hello_s
@@ -70,16 +82,18 @@ class SessionStream:
     """One agent's stream: hello, then heartbeats, until either side ends it."""
 
     def __init__(
-        self, fleet: FleetState, context: Context, hello_s: float, delivery: ConfigDelivery | None = None
+        self, fleet: FleetState, context: Context, hello_s: float, delivery: "ConfigDelivery | None" = None
     ) -> None:
         self._fleet = fleet
         self._delivery = delivery
         self._context = context
         self._hello_s = hello_s
         self._handle: SessionHandle | None = None
+        self._asked_in_full = False
         self._outbox: asyncio.Queue[ControllerMessage | None] = asyncio.Queue(OUTBOX)
         loop = asyncio.get_running_loop()
-        self._admitted: asyncio.Future[None] = loop.create_future()
+        self._said_hello: asyncio.Future[AgentMessage] = loop.create_future()
+        self._admitted: asyncio.Future[SessionHandle] = loop.create_future()
         self._ended_by_us: asyncio.Future[End] = loop.create_future()
 
     async def run(self) -> None:
@@ -98,13 +112,20 @@ class SessionStream:
             done, _ = await asyncio.wait({reader, writer})
             for task in done:
                 _ = task.cancelled() or task.exception()  # known already, or the echo of our own abort
-            self._offline(BROKEN)  # the last message may have been a hello
 
     async def _until_end(self, reader: asyncio.Task[End], writer: asyncio.Task[None]) -> End:
-        """Waits for the hello, then for whatever ends the stream first."""
+        """Waits for the hello, admits, then waits for whatever ends the stream first."""
         waits: set[asyncio.Future[Any]] = {reader, writer, self._ended_by_us}
-        await asyncio.wait({*waits, self._admitted}, timeout=self._hello_s, return_when=asyncio.FIRST_COMPLETED)
-        if self._admitted.done():
+        await asyncio.wait({*waits, self._said_hello}, timeout=self._hello_s, return_when=asyncio.FIRST_COMPLETED)
+        if self._said_hello.done():
+            try:
+                await self._admit(self._said_hello.result())
+            except LaterError as error:
+                return _later(str(error), random.randint(*LATER_MS))
+            except RefusedError as error:
+                return _refused(error)
+            finally:
+                self._admitted.cancel()  # if it was not: the reader, which waits for it and reads nothing, ends
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         if self._ended_by_us.done():
             return self._ended_by_us.result()
@@ -123,7 +144,10 @@ class SessionStream:
             if message is aio.EOF:
                 return End(grpc.StatusCode.OK, BROKEN)
             message.DiscardUnknownFields()  # what we keep of a message has only fields that were checked
-            if (end := self._take(message)) is not None:
+            if self._handle is None and message.WhichOneof("message") == "hello":
+                self._said_hello.set_result(message)
+                self._handle = await self._admitted
+            elif (end := self._take(message)) is not None:
                 return end
             await asyncio.sleep(allowance.take())
 
@@ -133,30 +157,48 @@ class SessionStream:
         if kind == "goodbye":
             return End(grpc.StatusCode.OK, message.goodbye.reason[: limits.MAX_SENTENCE] or "the agent said goodbye")
         if self._handle is None:
-            if kind != "hello":
-                raise RefusedError(f"the first message must be a hello, this was {kind or 'unknown'}")
-            self._admit(message)
-        elif kind == "hello":
+            raise RefusedError(f"the first message must be a hello, this was {kind or 'unknown'}")
+        if kind == "hello":
             raise RefusedError("a second hello: a session has one")
-        elif kind == "heartbeat":
-            self._handle.heartbeat(message.heartbeat)
+        if kind == "heartbeat":
+            if not self._handle.heartbeat(message.heartbeat):
+                self._ask_in_full()
         elif kind == "status":
+            before = self._fleet.registry.get(self._handle.key)
             self._handle.reported(message.status)
-            if self._delivery is not None:
-                self._delivery.reported(self._handle.key, self._handle.session, message.status)
+            if self._delivery is not None and before is not None:
+                self._delivery.reported(self._handle.key, self._handle.session, message.status, before.status)
         return None  # what we do not know, a newer agent may say: it is ignored
 
-    def _admit(self, message: AgentMessage) -> None:
-        self._handle = self._fleet.admit(message.hello, self._context.peer(), self._end)
+    async def _admit(self, message: AgentMessage) -> None:
+        """Opens the session. Raises RefusedError."""
+        opening = asyncio.create_task(self._fleet.admit(message.hello, self._context.peer(), self._end))
+        try:
+            handle = await asyncio.shield(opening)
+        except asyncio.CancelledError:  # the agent has left; what is claimed for it is given back
+            opening.add_done_callback(_never_began)
+            raise
+        gateway = self._fleet.registry.get(handle.key)
+        assert gateway is not None
+        hello, status = message.hello, gateway.status
+        has_status = bool(hello.status_tag) and status is not None and status.tag == hello.status_tag
         welcome = Welcome(
-            session=self._handle.session,
+            session=handle.session,
             heartbeat_interval_ms=round(self._fleet.interval_s * 1000),
             server_time_ms=self._fleet.now().wall_ms,
+            has_status=has_status,
+            has_lines=bool(hello.lines_tag) and gateway.lines_tag == hello.lines_tag,
         )
         self._outbox.put_nowait(ControllerMessage(welcome=welcome))
-        self._admitted.set_result(None)
+        self._handle = handle
+        self._admitted.set_result(handle)
         if self._delivery is not None:
-            self._delivery.opened(self._handle.key, self._handle.session, self._send)
+            self._delivery.opened(gateway, self._send, has_status)
+
+    def _ask_in_full(self) -> None:
+        """The agent takes for known what this controller lacks."""
+        if not self._asked_in_full and self._send(ControllerMessage(report_in_full=ReportInFull())):
+            self._asked_in_full = True
 
     def _send(self, message: ControllerMessage) -> bool:
         """Puts a message into the outbox; False when it is full, or the stream ends."""
@@ -168,9 +210,7 @@ class SessionStream:
     def _end(self, reason: str, stay_away_ms: int) -> None:
         """Ends the stream from our side, politely."""
         if not self._ended_by_us.done():
-            retry = ControllerMessage(retry_after=RetryAfter(ms=stay_away_ms, reason=reason))
-            goodbye = ControllerMessage(goodbye=Goodbye(reason=reason))
-            self._ended_by_us.set_result(End(grpc.StatusCode.UNAVAILABLE, reason, (retry, goodbye)))
+            self._ended_by_us.set_result(_later(reason, stay_away_ms))
 
     async def _write(self) -> None:
         while (message := await self._outbox.get()) is not None:
@@ -221,16 +261,32 @@ class Allowance:
         return max(0.0, -self._left / self._per_s)
 
 
+def _later(reason: str, stay_away_ms: int) -> End:
+    """Ends a stream with a polite word, and when to come back."""
+    retry = ControllerMessage(retry_after=RetryAfter(ms=stay_away_ms, reason=reason))
+    goodbye = ControllerMessage(goodbye=Goodbye(reason=reason))
+    return End(grpc.StatusCode.UNAVAILABLE, reason, (retry, goodbye))
+
+
+def _refused(error: RefusedError) -> End:
+    full = isinstance(error, FleetFullError)
+    return End(grpc.StatusCode.RESOURCE_EXHAUSTED if full else grpc.StatusCode.INVALID_ARGUMENT, str(error))
+
+
+def _never_began(opening: asyncio.Task[SessionHandle]) -> None:
+    """Ends a session whose stream was over before it had begun."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().ended(BROKEN)
+
+
 def _outcome(reader: asyncio.Task[End]) -> End:
     """What the reader ended with, as a status for the agent."""
     error = reader.exception()
     match error:
         case None:
             return reader.result()
-        case FleetFullError():
-            return End(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         case RefusedError():
-            return End(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            return _refused(error)
         case DecodeError():
             return End(grpc.StatusCode.INVALID_ARGUMENT, "a message that is not of this protocol")
         case aio.BaseError():  # the call is over already: nobody hears a status

@@ -10,6 +10,7 @@ from msgspec import Meta
 from parkfleet.protocols.profile import Identifier, Kind
 from parkfleet.protocols.quantity import Duration, Size, duration, size
 from parkfleet.protocols.ratio import Ratio, positive
+from parkfleet.protocols.rules import DeadbandConfig, RuleConfig
 
 #: Different intervals of one meter's points, at most.
 MAX_INTERVALS: Final = 4
@@ -135,6 +136,7 @@ class MeterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pt: Ratio | None = None  # of its voltage transformers
     max_rate: dict[Identifier, Annotated[float, Meta(gt=0)]] = {}  # of its counters: units an hour, where known better
     raw: bool = False  # deliver the values before the transformers' ratios too, as POINT_raw
+    priority: list[Identifier] = []  # points whose changes do not wait for the batch, beside those the profile marks
 
     def __post_init__(self) -> None:
         for name in ("ct", "pt"):
@@ -177,6 +179,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     controller: ControllerConfig | None = None
     profiles: list[str] = []  # folders searched before the built-in library
     timezone: str | None = None  # IANA name; intervals are counted from its midnight. Default: the system's
+    rules: Annotated[list[RuleConfig], Meta(max_length=200)] = []  # what is told at once
+    deadbands: Annotated[list[DeadbandConfig], Meta(max_length=200)] = []  # what need not be delivered
 
     def __post_init__(self) -> None:
         if self.timezone is not None and not _is_zone(self.timezone):

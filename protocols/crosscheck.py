@@ -13,6 +13,7 @@ from parkfleet.protocols.config import GatewayConfig, LineConfig, MeterConfig, i
 from parkfleet.protocols.document import Document, DocumentError, Problem, convert
 from parkfleet.protocols.library import UnknownProfileError, load_profile
 from parkfleet.protocols.profile import Profile, RatioName
+from parkfleet.protocols.rules import DeadbandConfig, Read, RuleConfig, misfits
 
 #: Finds a profile by name. Raises UnknownProfileError, and DocumentError when it has mistakes.
 FindProfile = Callable[[str], Profile]
@@ -32,14 +33,17 @@ def check_gateway(document: Document, find: FindProfile) -> Checked:
     try:
         config = convert(document.data, GatewayConfig)
         lines, meters = list(enumerate(config.lines)), list(enumerate(config.meters))
+        rules, deadbands = list(enumerate(config.rules)), list(enumerate(config.deadbands))
         problems += document.problems
     except msgspec.ValidationError:
         # The parts are checked against each other even where some item is wrong in itself: every mistake at once.
         problems += document.check(GatewayConfig)
         lines, meters = document.items("lines", LineConfig), document.items("meters", MeterConfig)
+        rules, deadbands = document.items("rules", RuleConfig), document.items("deadbands", DeadbandConfig)
     profiles, unusable, unknown = _load_profiles(document, meters, find)
     problems += unusable
     problems += [document.problem(*found) for found in _cross_check(lines, meters, profiles)]
+    problems += [document.problem(*found) for found in _check_rules(rules, deadbands, meters, profiles)]
     if not problems and not lines:
         problems.append(document.problem("lines", "is empty: add the line your meters hang on"))
     return Checked(sorted(set(problems)), profiles, unknown)
@@ -100,11 +104,37 @@ def _cross_check(
                 yield f"meters[{index}].intervals.{name}", f"profile {meter.profile} has no point {name!r}"
             elif meter.points and name not in meter.points:
                 yield f"meters[{index}].intervals.{name}", f"{name!r} is not among the meter's points: it is not read"
+        for number, name in enumerate(meter.priority):
+            if name not in (meter.points or points):
+                yield f"meters[{index}].priority[{number}]", f"the meter does not deliver a point {name!r}"
+            elif profile and any(own.id == name and own.type == "string" for own in profile.points):
+                yield f"meters[{index}].priority[{number}]", f"{name!r} is a text: priority is for numbers"
         if profile and (told := _no_common_slots(meter, profile)):
             yield f"meters[{index}].intervals", told
         for key in ("ct", "pt"):
             if profile and getattr(meter, key) is not None and (told := _no_ratio(profile, key)):
                 yield f"meters[{index}].{key}", told
+
+
+def _check_rules(
+    rules: list[tuple[int, RuleConfig]],
+    deadbands: list[tuple[int, DeadbandConfig]],
+    meters: list[tuple[int, MeterConfig]],
+    profiles: dict[str, Profile],
+) -> Iterator[tuple[str, str]]:
+    """(path, sentence) of what is wrong between rules or deadbands and the meters."""
+    yield from _twice("rules", [(index, rule.id) for index, rule in rules], "rule id")
+    yield from _twice("deadbands", [(index, band.id) for index, band in deadbands], "deadband id")
+    if any(meter.profile not in profiles for _, meter in meters):
+        return  # that is told already, and what its meters deliver is not known
+    read = {meter.id: read_of(meter, profiles[meter.profile]) for _, meter in meters}
+    yield from misfits("rules", rules, read)
+    yield from misfits("deadbands", deadbands, read)
+
+
+def read_of(meter: MeterConfig, profile: Profile) -> Read:
+    """A meter as rules and deadbands see it."""
+    return Read(meter.id, profile, frozenset(meter.points or profile.delivered))
 
 
 def _no_common_slots(meter: MeterConfig, profile: Profile) -> str:

@@ -87,6 +87,7 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     four_quadrant: bool = False  # a power factor that says its quadrant by numbers beyond 1 and -1
     hidden: bool = False  # read for the sake of others, not delivered
     max_rate: Annotated[float, Meta(gt=0)] | None = None  # of a counter: its rating, units an hour
+    priority: bool = False  # its changes do not wait for the batch: a gas alarm
     title: dict[str, str] = {}
 
     def __post_init__(self) -> None:
@@ -109,8 +110,8 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("decimals belongs to floats; an integer's resolution is its scale")
         if self.max_rate is not None and self.kind != "counter":
             raise ValueError("max_rate belongs to counters")
-        if self.type == "string" and self.is_computed:
-            raise ValueError("a string has no factor, ratio or quadrant")
+        if self.type == "string" and (self.is_computed or self.priority):
+            raise ValueError("a string has no factor, ratio, quadrant or priority")
         factor = self.factor
         if factor.decimals > 12 or abs(factor.multiply) > 10**9 or abs(factor.add) > 2**62:
             raise ValueError("scale and offset need more digits than 12 decimals: use fewer")
@@ -194,11 +195,25 @@ class Derived(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scale_from: FactorFrom | None = None
     unit_from: FactorFrom | None = None
     ratio: list[RatioName] = []
+    priority: bool = False
     title: dict[str, str] = {}
 
     def __post_init__(self) -> None:
         for part in self.parts:
             positive(part.times, "times")
+
+
+class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Registers in which the model itself stands: its code, or its name."""
+
+    point: Identifier  # a plain integer, or a string
+    one_of: Annotated[list[int | str], Meta(min_length=1, max_length=64)]
+
+    def holds(self, value: int | float | str) -> bool:
+        """Whether what stands there is one of them: equal, or for texts the beginning, whatever the case."""
+        if isinstance(value, str):
+            return any(value.lower().startswith(str(own).lower()) for own in self.one_of)
+        return value in self.one_of
 
 
 class Expected(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -227,6 +242,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     holes: list[Hole] = []
     never_write: list[Hole] = []
     identity: list[Identifier] = []  # points by which a device is told from another: serial number, model
+    signature: list[Signature] = []  # where the model says which it is, and what stands there; all must hold
     primary: bool = False  # it reports the transformers' primary side by itself
     ratio_from: RatioFrom | None = None
     expected: list[Expected] = []
@@ -314,6 +330,12 @@ def _references(profile: Profile) -> Iterator[str]:
     for id_ in profile.identity:
         if id_ not in points:
             yield f"identity names the unknown point {id_}"
+    for signature in profile.signature:
+        own_point = points.get(signature.point)
+        if own_point is None or own_point.is_computed or own_point.factor != Factor() or "float" in own_point.type:
+            yield f"signature needs a string or a plain integer without scale, {signature.point} is none"
+        elif any(isinstance(value, str) != (own_point.type == "string") for value in signature.one_of):
+            yield f"signature: {signature.point} is a {own_point.type}, one_of must be the same"
     for name in ("ct", "pt"):
         found = getattr(profile.ratio_from, name) if profile.ratio_from else None
         if found and (found not in points or points[found].type == "string" or points[found].is_computed):

@@ -21,6 +21,7 @@ class Quality(IntEnum):
     INVALID = 4  # the meter says "not available" (its own code, NaN, a digit that is no BCD)
     SUSPECT = 5  # a value is present, and something about it is not plausible
     SKIPPED = 6  # not asked: an earlier request of the same scan failed, or the line is overloaded
+    HELD = 7  # read, good, and so near to the last value delivered that a deadband kept it back
 
 
 #: The codes whose readings carry a value.

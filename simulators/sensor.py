@@ -68,11 +68,12 @@ def sensors_of(profile: Profile, serial_number: int) -> list[Sensor]:
     """One for each point of a profile."""
     settings = _settings(profile)
     shares = _shares(profile, settings)
+    names = {own.point: str(own.one_of[0]) for own in profile.signature}
     found = []
     for point in profile.points:
         is_serial = "serial" in point.id
         source = Source("", 1.0, float(serial_number)) if is_serial else source_of(point)
-        text = str(serial_number) if is_serial else profile.profile
+        text = str(serial_number) if is_serial else names.get(point.id, profile.profile)
         factor = _factor(profile, point, settings)
         found.append(Sensor(point, source, text, settings.get(point.id), factor, shares.get(point.id)))
     return found
@@ -91,6 +92,7 @@ def _settings(profile: Profile) -> dict[str, int]:
                 found[source.point] = 1 if source.power == -1 else 0
     for id_, table in codes.items():
         found[id_] = min(table, key=lambda code: (abs(table[code] - 1), code))
+    found |= {own.point: own.one_of[0] for own in profile.signature if isinstance(own.one_of[0], int)}
     points = {point.id: point for point in profile.points}
     for name, ratio in RATIOS.items():
         if place := getattr(profile.ratio_from, name, None):

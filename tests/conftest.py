@@ -2,14 +2,17 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from parkfleet.controller.database import Database
 from parkfleet.protocols.config import BrokerConfig
 from parkfleet.simulators.broker import RunningBroker, running_broker
 from parkfleet.simulators.proxy import LinkProxy
+from tests.postgres import Postgres, PostgresMissingError, database_name
 
 
 def pytest_configure() -> None:
@@ -44,3 +47,49 @@ async def link(broker: RunningBroker) -> AsyncIterator[LinkProxy]:
 def through_link(link: LinkProxy) -> BrokerConfig:
     """The broker as seen through the link."""
     return BrokerConfig(f"mqtt://127.0.0.1:{link.port}")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL for all tests; each makes databases of its own in it. One that stops it starts its own."""
+    try:
+        server = Postgres()
+    except PostgresMissingError as error:
+        pytest.skip(str(error))
+    with server as running:
+        yield running
+
+
+@dataclass(frozen=True)
+class DatabaseAt:
+    """Where a test's database is."""
+
+    url: str
+    password: str | None = None
+
+    async def open(self) -> Database:
+        """Opens it; the test closes it."""
+        return await Database.open(self.url, self.password)
+
+
+@pytest.fixture
+async def on_postgres(postgres: Postgres, request: pytest.FixtureRequest) -> DatabaseAt:
+    """An empty database in PostgreSQL."""
+    return DatabaseAt(await postgres.create(database_name(request.node.name)), postgres.password)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_at(request: pytest.FixtureRequest, tmp_path: Path) -> DatabaseAt:
+    """An empty database, once of each kind."""
+    if request.param == "sqlite":
+        return DatabaseAt(f"sqlite:///{tmp_path}/controller.db")
+    found: DatabaseAt = request.getfixturevalue("on_postgres")
+    return found
+
+
+@pytest.fixture
+async def database(database_at: DatabaseAt) -> AsyncIterator[Database]:
+    """It, open."""
+    opened = await database_at.open()
+    yield opened
+    await opened.close()

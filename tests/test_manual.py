@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from parkfleet.agent.configuration import load_configuration
-from parkfleet.protocols import config
+from parkfleet.protocols import config, rules
 from parkfleet.protocols.quantity import Duration, Size
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -32,6 +32,8 @@ def test_configuration_example_is_accepted(tmp_path: Path) -> None:
         config.ControllerConfig,
         config.LineConfig,
         config.MeterConfig,
+        rules.RuleConfig,
+        rules.DeadbandConfig,
     ],
 )
 def test_every_setting_stands_in_the_manual(model: type) -> None:

@@ -32,7 +32,7 @@ from parkfleet.protocols.payload.topics import (
     unpack_event,
     unpack_status,
 )
-from parkfleet.protocols.quality import quality_name
+from parkfleet.protocols.quality import Quality, quality_name
 
 #: Batches that wait for their schema, over all gateways, and their bytes: further ones are rejected, and so told.
 MAX_WAITING: Final = 10_000
@@ -86,12 +86,12 @@ class BatchDecoded:
         """Whose seqs these are."""
         return Source(self.topic.park, self.topic.gateway, self.envelope.epoch)
 
-    def readings(self) -> Iterator[Reading]:
-        """Its readings, meter by meter, scan by scan."""
+    def readings(self, *, held: bool = False) -> Iterator[Reading]:
+        """Its readings, meter by meter, scan by scan. held: also those that a deadband held back."""
         for block in self.rows:
-            yield from self._of_block(block)
+            yield from self._of_block(block, held)
 
-    def _of_block(self, block: Rows) -> Iterator[Reading]:
+    def _of_block(self, block: Rows, held: bool) -> Iterator[Reading]:
         entry = self.schema.entries[block.entry]
         epoch, seq = self.envelope.epoch, self.envelope.seq_first
         park, gateway, meter = self.topic.park, self.topic.gateway, entry.meter
@@ -101,6 +101,8 @@ class BatchDecoded:
             for column in entry.columns:
                 code, slot = next(readings)
                 text = next(texts) if column.type == "string" else None
+                if code == Quality.HELD and not held:
+                    continue
                 value = column.value(slot, text) if has_value(code) else None
                 name = quality_name(code)
                 yield Reading(park, gateway, meter, column.point, column.unit, ts, value, name, epoch, seq)

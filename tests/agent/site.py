@@ -1,12 +1,16 @@
 """A site: a park with one endpoint, the agent that reads it as a process, and who subscribes to it."""
 
+import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from parkfleet.agent.configuration import load_configuration
+from parkfleet.agent.service import AgentService
 from parkfleet.protocols.config import BrokerConfig
 from parkfleet.simulators.broker import RunningBroker
 from parkfleet.simulators.demo.account import answered_samples, delivered_samples
@@ -52,9 +56,31 @@ class Site:
         command = [sys.executable, "-m", "parkfleet", "agent", "run", "--config", str(self.folder / "gateway.yaml")]
         return Child("agent", command, self.folder / "agent.log")
 
+    def answers(self, more: int) -> Callable[[], bool]:
+        """Whether the meters have answered so many requests more than now."""
+        wanted = len(self.park.record) + more
+        return lambda: len(self.park.record) >= wanted
+
     def verdict(self, subscriber: Subscriber) -> Verdict:
         """Everything answered against everything delivered."""
         return judge(answered_samples(self.park), delivered_samples(subscriber), {"m1": 200, "m2": 200})
+
+
+@contextlib.asynccontextmanager
+async def running(folder: Path, line: TcpEndpoint, document: dict[str, Any]) -> AsyncIterator[AgentService]:
+    """An agent in this process that reads meter m1 of an endpoint every 200 ms; document: what else is configured."""
+    meter = {"id": "m1", "line": "hall", "unit": 1, "interval": "200ms", "profile": document.pop("profile")}
+    lines = [{"id": "hall", "url": line.url}]
+    (folder / "gateway.yaml").write_text(
+        yaml.safe_dump({"profiles": ["profiles"], "lines": lines, "meters": [meter], **document})
+    )
+    service, stop = AgentService(load_configuration(folder / "gateway.yaml")), asyncio.Event()
+    task = asyncio.create_task(service.run(stop))
+    try:
+        yield service
+    finally:
+        stop.set()
+        await task
 
 
 @contextlib.asynccontextmanager

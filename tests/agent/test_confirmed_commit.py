@@ -13,8 +13,9 @@ from parkfleet.controller.client import FleetClient
 from parkfleet.controller.config_fleet import ConfigFleet
 from parkfleet.controller.config_layers import LayerName, read_layer
 from parkfleet.controller.config_secrets import SecretBox
-from parkfleet.controller.config_store import ConfigStore, open_database
+from parkfleet.controller.database import Database
 from parkfleet.controller.server import ControllerServer
+from parkfleet.controller.storage import Storage
 from parkfleet.controller.view import GatewayView
 from parkfleet.protocols.document import Document
 from parkfleet.simulators.broker import RunningBroker, free_port
@@ -39,11 +40,11 @@ class Managed:
         self.document["controller"] = {"url": server.address, "trial": TRIAL}
         path.write_text(yaml.safe_dump(self.document))
 
-    def change(self, **keys: object) -> int:
+    async def change(self, **keys: object) -> int:
         """A new revision of the gateway's layer, the installer's file but for these keys; its number."""
         document = Document("x.yaml", json.dumps({**self.document, **keys}))
         proposal = self.config.propose(LAYER, read_layer(LAYER, document), document)
-        return self.config.store_proposal(proposal, "alice", "test").number
+        return (await self.config.store_proposal(proposal, "alice", "test")).number
 
     async def listed(self) -> GatewayView:
         """The gateway as operators see it."""
@@ -65,22 +66,22 @@ class Managed:
 @pytest.fixture
 async def managed(site: Site, broker: RunningBroker, tmp_path: Path) -> AsyncIterator[Managed]:
     """With a controller in this process."""
-    connection = open_database(str(tmp_path / "fleet.db"))
-    config = ConfigFleet(ConfigStore(connection, SecretBox(b"k" * 32)))
-    async with ControllerServer("127.0.0.1:0", 0.2, config=config) as server:
-        yield Managed(site, broker, server, config)
-    connection.close()
+    database = await Database.open(f"sqlite:///{tmp_path}/controller.db")
+    storage = await Storage.load(database, SecretBox(b"k" * 32))
+    async with ControllerServer("127.0.0.1:0", 0.2, storage=storage) as server:
+        yield Managed(site, broker, server, storage.config)
+    await database.close()
 
 
 async def test_a_good_change_is_confirmed_without_losing_a_reading(managed: Managed, broker: RunningBroker) -> None:
     """On trial first, then in sync; everything the meters answered arrives once."""
     async with subscribed(broker) as subscriber, managed.site.agent() as agent:
         await eventually(lambda: subscriber.batches > 2)
-        first = managed.change()
+        first = await managed.change()
         seen = await managed.comes_to("applying", first)
         assert seen.on_trial
         await managed.comes_to("in sync", first)
-        second = managed.change(buffer={**managed.document["buffer"], "flush": "300ms"})
+        second = await managed.change(buffer={**managed.document["buffer"], "flush": "300ms"})
         gateway = await managed.comes_to("in sync", second)
         assert (gateway.drift_reason, gateway.meters_ok) == ("", 2)
         await stopped(agent, subscriber)
@@ -90,14 +91,14 @@ async def test_a_good_change_is_confirmed_without_losing_a_reading(managed: Mana
 async def test_a_change_that_cuts_the_controller_off_heals_itself(managed: Managed, broker: RunningBroker) -> None:
     """The agent goes back, is online again, and says why; it does not try the same again."""
     async with subscribed(broker) as subscriber, managed.site.agent() as agent:
-        good = managed.change()
+        good = await managed.change()
         await managed.comes_to("in sync", good)
-        bad = managed.change(controller={"url": "127.0.0.1:9", "trial": TRIAL})
+        bad = await managed.change(controller={"url": "127.0.0.1:9", "trial": TRIAL})
         gateway = await managed.comes_to("rolled back", good)
         assert gateway.desired_revision == bad
         assert "the controller was not seen (no session" in gateway.drift_reason or "refused" in gateway.drift_reason
         assert agent.output().count(f"configuration {bad} is on trial") == 1
-        again = managed.change(buffer={**managed.document["buffer"], "retain": "3d"})
+        again = await managed.change(buffer={**managed.document["buffer"], "retain": "3d"})
         await managed.comes_to("in sync", again)
         await stopped(agent, subscriber)
         assert managed.site.verdict(subscriber).ok, managed.site.verdict(subscriber)
@@ -115,12 +116,12 @@ async def test_a_change_that_loses_broker_or_meter_is_undone(
 ) -> None:
     """And no reading is lost."""
     async with subscribed(broker) as subscriber, managed.site.agent() as agent:
-        good = managed.change()
+        good = await managed.change()
         await managed.comes_to("in sync", good)
         if unit := keys.get("unit"):
             first, *others = managed.document["meters"]
             keys = {"meters": [{**first, "unit": unit}, *others]}
-        managed.change(**keys)
+        await managed.change(**keys)
         gateway = await managed.comes_to("rolled back", good)
         assert why in gateway.drift_reason
         await stopped(agent, subscriber)
@@ -130,10 +131,10 @@ async def test_a_change_that_loses_broker_or_meter_is_undone(
 async def test_what_cannot_be_applied_is_refused_at_once(managed: Managed, broker: RunningBroker) -> None:
     """Without a trial: a profile that the gateway has not, a buffer elsewhere."""
     async with subscribed(broker), managed.site.agent() as agent:
-        managed.change(meters=[{**managed.document["meters"][0], "profile": "none"}])
+        await managed.change(meters=[{**managed.document["meters"][0], "profile": "none"}])
         gateway = await managed.comes_to("rolled back", 0)
         assert "it has mistakes" in gateway.drift_reason and "no profile 'none'" in gateway.drift_reason
-        managed.change(buffer={"path": "other.db"})
+        await managed.change(buffer={"path": "other.db"})
         await eventually(lambda: "would be left behind" in agent.output())
         assert "is on trial" not in agent.output()
 
@@ -142,7 +143,7 @@ async def test_a_disk_that_refuses_is_told(managed: Managed, broker: RunningBrok
     """The gateway works on with what it has."""
     (managed.site.folder / "managed").write_text("where the folder should be")
     async with subscribed(broker) as subscriber, managed.site.agent():
-        managed.change()
+        await managed.change()
         gateway = await managed.comes_to("rolled back", 0)
         assert "it cannot be kept: " in gateway.drift_reason
         seen = subscriber.batches
@@ -159,7 +160,7 @@ async def test_killed_while_applying(managed: Managed, broker: RunningBroker, st
     async with subscribed(broker) as subscriber:
         async with Child("agent", command, managed.site.folder / "killed.log") as victim:
             await eventually(lambda: subscriber.batches > 1)
-            revision = managed.change()
+            revision = await managed.change()
             assert await victim.wait() == -9, victim.output()
         async with managed.site.agent():
             await managed.comes_to("in sync", revision)

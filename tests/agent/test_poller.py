@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -210,7 +211,7 @@ async def test_poll_port_in_use(tmp_path: Path, meters: list[SimulatedMeter], ca
         await first.sees(0, "good")
         async with polling(line.url) as second:
             await second.sees(0, "disconnected")
-        assert "is in use by another program: stop it first" in caplog.text
+        assert re.search(r"is in use by another program, .+ \(process \d+\): stop it first", caplog.text)
         await first.sees(0, "good")
 
 
@@ -218,4 +219,4 @@ async def test_poll_port_missing(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     """A port that was never there is told with the remedy."""
     async with polling(f"serial://{tmp_path}/ttyUSB7?baud=9600") as polled:
         await polled.sees(0, "disconnected")
-    assert "No such file or directory. is the adapter plugged in?" in caplog.text
+    assert "No such file or directory; is the adapter plugged in?" in caplog.text

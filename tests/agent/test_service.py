@@ -3,6 +3,8 @@
 import time
 from pathlib import Path
 
+import yaml
+
 from parkfleet.simulators.broker import RunningBroker, free_port, running_broker
 from parkfleet.simulators.demo.account import answered_samples, delivered_samples
 from parkfleet.simulators.proxy import LinkProxy
@@ -19,6 +21,23 @@ async def test_run_delivers_all_and_leaves_on_sigterm(site: Site, broker: Runnin
         await stopped(agent, subscriber)
         assert time.monotonic() - began < 5  # the promise of the manual, not a benchmark
         assert site.verdict(subscriber).ok, site.verdict(subscriber)
+
+
+async def test_run_deadband_loses_nothing(site: Site, broker: RunningBroker) -> None:
+    """Every answered reading is delivered, or there as held: the account comes out, and what is delivered is right."""
+    path = site.configure(broker.port)
+    band = {"id": "calm", "points": ["voltage_l1", "power_active"], "absolute": 1e9, "silence": "1s"}
+    path.write_text(path.read_text() + yaml.safe_dump({"deadbands": [band]}))
+    async with subscribed(broker) as subscriber, site.agent() as agent:
+        await eventually(lambda: subscriber.batches >= 4)
+        await stopped(agent, subscriber)
+        readings = [reading for batch in subscriber.taken for reading in batch.readings(held=True)]
+        held = [reading for reading in readings if reading.quality == "held"]
+        assert {reading.point for reading in held} == {"voltage_l1", "power_active"}
+        answered = list(answered_samples(site.park))
+        assert len(readings) == len({(r.meter, r.point, r.ts) for r in readings}) == len(answered)
+        values = {(series, sample.value) for series, sample in answered}
+        assert all((series, sample.value) in values for series, sample in delivered_samples(subscriber))
 
 
 async def test_run_link_cut(site: Site, broker: RunningBroker, link: LinkProxy) -> None:

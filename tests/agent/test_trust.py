@@ -8,10 +8,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import yaml
 
 from parkfleet.agent import guarding
-from parkfleet.agent.configuration import load_configuration
+from parkfleet.agent.alarm import AlarmState
 from parkfleet.agent.counter_guard import Baseline, Rule
 from parkfleet.agent.events import Events
 from parkfleet.agent.guarding import Guard
@@ -32,6 +31,7 @@ from parkfleet.simulators.endpoint import TcpEndpoint
 from parkfleet.simulators.loads import load_of
 from parkfleet.simulators.meter import SimulatedMeter
 from parkfleet.simulators.record import AnswerRecord
+from tests.agent.site import running
 from tests.eventually import eventually
 
 COLUMNS = (Column("power", "W", "int", "gauge"), Column("energy", "kWh", "int", "counter", Factor(1, 1)))
@@ -137,16 +137,18 @@ def test_store_outlives_damage(tmp_path: Path) -> None:
     """Baselines, identities and events are there after a restart; a damaged file is moved aside."""
     path = tmp_path / "truth.db"
     store = TruthStore(path)
-    store.save_baselines({("m", "energy"): Baseline(5.5, 7)})
+    store.save({("m", "energy"): Baseline(5.5, 7)}, {("r", "m", "energy"): AlarmState("above", 7)})
     store.save_identity("m", "SN 1")
-    number = store.add_event(b"x")
+    assert store.add_events([b"x"], {("r", "m", "power"): AlarmState("below", 8)})
     again = TruthStore(path)
     assert again.baselines() == {("m", "energy"): Baseline(5.5, 7)}
     assert again.identities() == {"m": "SN 1"}
-    assert again.events() == [(number, b"x")]
+    ((number, packed),) = again.events()
+    assert packed == b"x"
+    assert again.alarms() == {("r", "m", "energy"): AlarmState("above", 7), ("r", "m", "power"): AlarmState("below", 8)}
     prefix = again.prefix()
     assert TruthStore(path).prefix() == prefix
-    again.drop_event(number)
+    again.drop_events([number])
     assert again.events() == []
     path.write_bytes(b"no database at all, but long enough to look like something" * 20)
     assert TruthStore(path).identities() == {}
@@ -157,7 +159,7 @@ def test_store_outlives_damage(tmp_path: Path) -> None:
 def test_store_on_a_disk_that_refuses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Told once; nothing is raised."""
     store = TruthStore(tmp_path / "no folder" / "truth.db")
-    assert (store.prefix(), store.add_event(b"x"), store.baselines()) == ("", 0, {})
+    assert (store.prefix(), store.add_events([b"x"], {}), store.baselines()) == ("", False, {})
     assert len([record for record in caplog.records if "cannot be used" in record.message]) == 1
 
 
@@ -190,26 +192,10 @@ points:
 """
 
 
-@contextlib.asynccontextmanager
-async def agent(folder: Path, line: TcpEndpoint, broker: str) -> AsyncIterator[AgentService]:
-    """A running agent that reads one meter every 200 ms."""
-    document = {
-        "park": "p",
-        "gateway": "g",
-        "profiles": ["profiles"],
-        "broker": {"url": broker},
-        "buffer": {"flush": "100ms"},
-        "lines": [{"id": "hall", "url": line.url}],
-        "meters": [{"id": "m1", "line": "hall", "unit": 1, "profile": "known", "interval": "200ms"}],
-    }
-    (folder / "gateway.yaml").write_text(yaml.safe_dump(document))
-    service, stop = AgentService(load_configuration(folder / "gateway.yaml")), asyncio.Event()
-    task = asyncio.create_task(service.run(stop))
-    try:
-        yield service
-    finally:
-        stop.set()
-        await task
+def agent(folder: Path, line: TcpEndpoint, broker: str) -> contextlib.AbstractAsyncContextManager[AgentService]:
+    """A running agent of one meter."""
+    own = {"park": "p", "gateway": "g", "profile": "known", "broker": {"url": broker}, "buffer": {"flush": "100ms"}}
+    return running(folder, line, own)
 
 
 def device(folder: Path, seed: int) -> SimulatedMeter:

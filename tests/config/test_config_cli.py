@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from parkfleet.controller.config_secrets import SecretBox
-from parkfleet.controller.config_store import ConfigStore, open_database
+from parkfleet.controller.config_store import ConfigStore
+from parkfleet.controller.database import Database
 from parkfleet.simulators.processes import Child
 from tests.config.fleet import LAYERS, revision
 from tests.controller.test_fleet_cli import PARKFLEET, address_of, parkfleet
@@ -21,12 +22,12 @@ async def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     """`parkfleet fleet …` with a controller that has the little fleet's layers."""
     data = tmp_path / "data"
     data.mkdir()
-    connection = open_database(str(data / "configuration.db"))
-    store = ConfigStore(connection, SecretBox.at(data / "secrets.key"))
+    database = await Database.open(f"sqlite:///{data}/controller.db")
+    store = ConfigStore(database, SecretBox.at(data / "secrets.key"))
     for number, (layer, text) in enumerate(LAYERS.items(), 1):
         draft = revision(number, layer, text)
-        store.append(draft.layer, draft.tree, "alice", "begin", draft.at_ms, 0)
-    connection.close()
+        await store.append(draft.layer, draft.tree, "alice", "begin", draft.at_ms, 0)
+    await database.close()
     command = [*PARKFLEET, "controller", "run", "--listen", "127.0.0.1:0", "--data", str(data)]
     async with Child("controller", command, tmp_path / "controller.log") as child:
         await eventually(lambda: "listening on" in child.output() or not child.running)

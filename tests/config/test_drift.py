@@ -1,9 +1,7 @@
 """Drift, and the delivery that ends it: against a real controller with a raw agent."""
 
 import asyncio
-import sqlite3
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
@@ -13,16 +11,18 @@ from parkfleet.controller.config_drift import DriftState, drift, is_to_be_offere
 from parkfleet.controller.config_fleet import ConfigFleet
 from parkfleet.controller.config_layers import LayerName, read_layer
 from parkfleet.controller.config_secrets import SecretBox
-from parkfleet.controller.config_store import ConfigStore, Report, open_database
+from parkfleet.controller.config_store import Report
+from parkfleet.controller.database import Database
 from parkfleet.controller.registry import GatewayKey
 from parkfleet.controller.server import ControllerServer
+from parkfleet.controller.storage import Storage
 from parkfleet.controller.view import GatewayView
 from parkfleet.proto import common_pb2
 from parkfleet.proto.session_pb2 import AgentMessage
 from parkfleet.protocols.document import Document
 from tests.config.fleet import LAYERS, PARK, REGION
 from tests.controller.raw_agent import RawAgent
-from tests.eventually import eventually
+from tests.eventually import eventually, eventually_so
 
 GW = GatewayKey("p1", "gw-01")
 LOCAL = common_pb2.Configuration(hash="local")
@@ -67,33 +67,31 @@ def test_drift_of_others() -> None:
 
 
 @pytest.fixture
-def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    """A database of its own."""
-    connection = open_database(str(tmp_path / "fleet.db"))
-    yield connection
-    connection.close()
+async def storage(database: Database) -> Storage:
+    """With the little fleet's configuration, in a database of each kind."""
+    storage = await Storage.load(database, SecretBox(b"k" * 32))
+    for layer, text in LAYERS.items():
+        await change(storage.config, layer, text)
+    return storage
 
 
 @pytest.fixture
-def config(db: sqlite3.Connection) -> ConfigFleet:
-    """The little fleet's configuration."""
-    fleet = ConfigFleet(ConfigStore(db, SecretBox(b"k" * 32)))
-    for layer, text in LAYERS.items():
-        change(fleet, layer, text)
-    return fleet
+def config(storage: Storage) -> ConfigFleet:
+    """It."""
+    return storage.config
 
 
-def change(fleet: ConfigFleet, layer: str, text: str) -> None:
+async def change(fleet: ConfigFleet, layer: str, text: str) -> None:
     """A new revision of a layer."""
     document = Document("x.yaml", text)
     name = LayerName.parse(layer)
-    fleet.store_proposal(fleet.propose(name, read_layer(name, document), document), "alice", "begin")
+    await fleet.store_proposal(fleet.propose(name, read_layer(name, document), document), "alice", "begin")
 
 
 @pytest.fixture
-async def server(config: ConfigFleet) -> AsyncIterator[ControllerServer]:
+async def server(storage: Storage) -> AsyncIterator[ControllerServer]:
     """A controller with it."""
-    async with ControllerServer("127.0.0.1:0", 10.0, config=config) as started:
+    async with ControllerServer("127.0.0.1:0", 10.0, storage=storage) as started:
         yield started
 
 
@@ -102,6 +100,18 @@ async def listed(server: ControllerServer) -> GatewayView:
     async with FleetClient(server.address) as client:
         (gateway,) = await client.list_gateways()
     return gateway
+
+
+async def reported(config: ConfigFleet, key: GatewayKey, revision: int) -> Report:
+    """What a gateway said of a revision, once it is stored."""
+
+    async def stored() -> Report | None:
+        report = await config.store.report(key)
+        return report if report is not None and report.revision == revision else None
+
+    report = await eventually_so(stored)
+    assert report is not None
+    return report
 
 
 async def test_a_gateway_is_brought_what_it_should_run(server: ControllerServer, config: ConfigFleet) -> None:
@@ -118,63 +128,68 @@ async def test_a_gateway_is_brought_what_it_should_run(server: ControllerServer,
         await agent.say(AgentMessage(status=state(running=offer.configuration)))
         await eventually(lambda: (gateway := server.fleet.registry.get(GW)) and gateway.status == state(running=name))
         assert (await listed(server)).drift == "in sync"
-        change(config, "label/heat", "buffer: {flush: 30s}")
+        await change(config, "label/heat", "buffer: {flush: 30s}")
         second = (await agent.hear()).desired_configuration
         assert (second.configuration.revision, (await listed(server)).drift) == (5, "applying")
         failed = common_pb2.FailedConfiguration(configuration=second.configuration, reason="meters went silent")
         status = state(running=offer.configuration, last_received=second.configuration, last_failed=failed)
         await agent.say(AgentMessage(status=status))
-        change(config, "label/heat", "buffer: {flush: 20s}")
+        await change(config, "label/heat", "buffer: {flush: 20s}")
         assert (await agent.hear()).desired_configuration.configuration.revision == 6  # not 5 once more
         assert (await listed(server)).drift == "applying"
-        await eventually(lambda: (report := config.store.report(GW)) is not None and report.state == "failed")
-    report = config.store.report(GW)
-    assert report is not None and (report.revision, report.state, report.reason) == (5, "failed", "meters went silent")
+        report = await reported(config, GW, 5)
+    assert (report.state, report.reason) == ("failed", "meters went silent")
 
 
 async def test_secrets_come_beside_the_document(server: ControllerServer, config: ConfigFleet) -> None:
     """And a secret that is changed is brought though the document is the same."""
-    config.set_secret("mqtt", b"tiger", "alice", "new")
+    await config.set_secret("mqtt", b"tiger", "alice", "new")
     region = REGION.replace("1883", "1883, username: gw, password_file: '${secret:mqtt}'")
-    change(config, "region/north", region)
+    await change(config, "region/north", region)
     async with RawAgent(server.address) as agent:
         await agent.join()
         await agent.say(AgentMessage(status=state(running=LOCAL)))
         first = (await agent.hear()).desired_configuration
         assert dict(first.secrets) == {"mqtt": b"tiger"} and b"tiger" not in first.document
-        config.set_secret("mqtt", b"lion", "alice", "newer")
+        await config.set_secret("mqtt", b"lion", "alice", "newer")
         second = (await agent.hear()).desired_configuration
         assert dict(second.secrets) == {"mqtt": b"lion"}
         assert (second.document, second.configuration.revision) == (first.document, 7)
 
 
-async def test_a_controller_knows_after_a_restart_what_was_reported(config: ConfigFleet) -> None:
-    """Before the gateway is back."""
-    desired = config.desired_name(GW)
+async def test_a_controller_knows_after_a_restart_what_was_reported(storage: Storage, database: Database) -> None:
+    """Before the gateway is back: a controller that stops has stored the last word."""
+    desired = storage.config.desired_name(GW)
     assert desired is not None
-    for kind, expected in (("running", "in sync"), ("failed", "rolled back"), ("trial", "pending")):
-        config.store.add_reports([(GW, Report(1, *desired, kind, "why"))])
-        async with ControllerServer("127.0.0.1:0", 10.0, config=config) as server:
-            assert (await listed(server)).drift == expected
+    name = common_pb2.Configuration(revision=desired[0], hash=desired[1])
+    failed = common_pb2.FailedConfiguration(configuration=name, reason="why")
+    for status, expected in (
+        (state(running=name), "in sync"),
+        (state(running=LOCAL, last_received=name, last_failed=failed), "rolled back"),
+        (state(running=name, on_trial=True), "pending"),
+    ):
+        async with ControllerServer("127.0.0.1:0", 10.0, storage=storage) as server, RawAgent(server.address) as agent:
+            await agent.join()
+            await agent.say(AgentMessage(status=status))
+            await eventually(lambda: (gateway := server.fleet.registry.get(GW)) and gateway.status == status)  # noqa: B023
+        storage = await Storage.load(database, SecretBox(b"k" * 32))
+        async with ControllerServer("127.0.0.1:0", 10.0, storage=storage) as server:
+            gateway = await listed(server)
+            assert (gateway.drift, gateway.state) == (expected, "offline")
+            assert gateway.reason in ("the controller is stopping", "the connection ended without a goodbye")
 
 
-async def test_many_reports_are_few_commits(server: ControllerServer, config: ConfigFleet) -> None:
-    """At most one a second; the last words are stored when the controller stops."""
-    commits = 0
-
-    def count(statement: str) -> None:
-        nonlocal commits
-        commits += statement == "COMMIT"
-
-    config.store._db.set_trace_callback(count)
+async def test_many_reports_are_few_commits(server: ControllerServer, config: ConfigFleet, database: Database) -> None:
+    """At most one a second, and one for the session that begins."""
+    before = database.commits
     began = asyncio.get_running_loop().time()
+    key = GatewayKey("p1", "gw-03")
     async with RawAgent(server.address) as agent:
         await agent.join("gw-03")
         for revision in range(1, 60):
             await agent.say(AgentMessage(status=state(running=common_pb2.Configuration(revision=revision, hash="x"))))
-        key = GatewayKey("p1", "gw-03")
-        await eventually(lambda: (report := config.store.report(key)) is not None and report.revision == 59)
-    assert 1 <= commits <= asyncio.get_running_loop().time() - began + 2
+        await reported(config, key, 59)
+    assert 1 <= database.commits - before <= asyncio.get_running_loop().time() - began + 2
 
 
 async def test_an_unmanaged_gateway_is_left_alone(server: ControllerServer, config: ConfigFleet) -> None:
@@ -182,7 +197,7 @@ async def test_an_unmanaged_gateway_is_left_alone(server: ControllerServer, conf
     async with RawAgent(server.address) as agent:
         await agent.join("gw-02")
         await agent.say(AgentMessage(status=state(running=LOCAL)))
-        change(config, "park/p1", PARK.replace("3d", "4d"))
-        change(config, "gateway/p1/gw-02", LAYERS["gateway/p1/gw-01"])
+        await change(config, "park/p1", PARK.replace("3d", "4d"))
+        await change(config, "gateway/p1/gw-02", LAYERS["gateway/p1/gw-01"])
         offer = (await agent.hear()).desired_configuration
         assert msgspec.json.decode(offer.document)["gateway"] == "gw-02"

@@ -224,7 +224,7 @@ async def test_list_comes_in_pages(server: ControllerServer, client: FleetClient
     """More than fits into one message arrives whole and in order, also of one park alone."""
     for number in range(60):
         park, name = ("p1", "p2")[number % 2], f"gw-{number:02}"
-        handle = server.fleet.admit(hello(name, park).hello, "test", lambda reason, ms: None)
+        handle = await server.fleet.admit(hello(name, park).hello, "test", lambda reason, ms: None)
         lines = [common_pb2.LineStatus(id=f"line-{n}", told="x" * 150, up=True) for n in range(1000)]
         handle.heartbeat(common_pb2.Heartbeat(lines=lines))
     views = await client.list_gateways()

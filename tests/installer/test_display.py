@@ -6,16 +6,20 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from parkfleet.agent.configuration import load_configuration
-from parkfleet.agent.display import Explanation, Shown, adjusted, explain
+from parkfleet.agent.display import Explanation, Shown, adjusted, explain, sentence
 from parkfleet.agent.findings import Finding, Part
 from parkfleet.agent.identify import Registers, read_all
+from parkfleet.agent.image import Image
+from parkfleet.agent.profile_text import profile_text
 from parkfleet.agent.scan import Unit
 from parkfleet.agent.wire import opened
-from parkfleet.protocols.library import load_profile, read_profile
+from parkfleet.protocols.config import LineAddress
+from parkfleet.protocols.library import load_profile, profile_names, read_profile
 from parkfleet.protocols.profile import Point, Profile
 from parkfleet.simulators.endpoint import TcpEndpoint
 from parkfleet.simulators.meter import SimulatedMeter
@@ -43,12 +47,14 @@ def swapped_and_moved(point: Point) -> Point:
     return moved(swapped(point))
 
 
-async def shown_by(meter: SimulatedMeter, *points: str) -> list[Shown]:
-    """What the meter's display shows, as it is read off: five digits and the unit."""
+async def shown_by(meter: SimulatedMeter, *points: str, ratio: int = 1) -> list[Shown]:
+    """What the meter's display shows, as it is read off: six digits and the unit; `ratio` times the registers."""
+    image = Image(meter.profile)
     async with TcpEndpoint("t", [meter], AnswerRecord()) as line, opened(line.address) as wire:
-        reading = await read_all(Registers(wire, meter.unit, 1.0), meter.profile)
-    values = {point.point: point for point in reading.points}
-    return [Shown.parse(f"{float(str(values[name].value)):.6g}{values[name].unit}") for name in points]
+        await image.read(Registers(wire, meter.unit, 1.0))
+    units = {own.id: own.unit for own in meter.profile.quantities}
+    texts = (f"{Decimal(f'{ratio * (image.value(name) or 0.0):.6g}'):f}{units[name]}" for name in points)
+    return [Shown.parse(text) for text in texts]
 
 
 async def explained(meter: SimulatedMeter, names: list[str], shown: list[Shown]) -> list[Explanation]:
@@ -112,6 +118,86 @@ async def test_display_part_carries_the_adjusted_profile(tmp_path: Path) -> None
     assert abs(float(str(energy.value)) - float(shown[0].value)) <= shown[0].tolerance
 
 
+async def test_display_settles_the_transformer() -> None:
+    """A display on the primary side, registers on the secondary: energy and current agree on one ratio."""
+    meter = simulated("acrel-adl400", 1)
+    shown = await shown_by(meter, "energy_import", "current_l1", ratio=40)
+    (first, *_) = await explained(meter, ["acrel-adl400"], shown)
+    assert (first.ct, first.pt, first.as_is, first.is_primary) == ("200/5", "", True, False)
+    assert {match.point for match in first.matches} <= {"energy_import", "energy_total", "current_l1"}
+    assert "ct 200/5" in sentence(first)
+
+
+async def test_display_settles_both_transformers() -> None:
+    """In a medium-voltage cubicle: the voltage says pt, the energy what is left for ct."""
+    meter = simulated("acrel-adl400", 1)
+    (energy,) = await shown_by(meter, "energy_import", ratio=4)  # and 1000 kWh are one MWh
+    shown = [Shown(energy.value, "MWh"), *await shown_by(meter, "voltage_l1_l2", ratio=100)]
+    (first, *_) = await explained(meter, ["acrel-adl400"], shown)
+    assert (first.ct, first.pt) == ("200/5", "10000/100")
+
+
+async def test_display_says_that_no_transformer_is_missing() -> None:
+    """Registers that say what the display shows, of a model that may stand behind transformers: that is told too."""
+    meter = simulated("acrel-adl400", 1)
+    (first, *_) = await explained(meter, ["acrel-adl400"], await shown_by(meter, "energy_import"))
+    assert (first.ct, first.is_primary) == ("", True)
+    assert "without ct and pt" in sentence(first)
+
+
+@pytest.mark.parametrize(
+    ("name", "point"),
+    [("tuf-2000m-heat", "energy"), ("panametrics-xmt868i", "volume_forward"), ("fuxin-gas", "volume_standard")],
+)
+async def test_display_of_what_several_registers_make(name: str, point: str) -> None:
+    """Integer and fraction, decimals in another register, BCD: the display shows the whole."""
+    meter = simulated(name, 1)
+    (shown,) = await shown_by(meter, point)
+    (first, *_) = await explained(meter, [name], [shown])
+    assert [match.point for match in first.matches] == [point]
+    assert first.as_is
+
+
+@pytest.mark.parametrize("name", profile_names())
+@pytest.mark.parametrize("shift", [0, 1, -1])
+def test_adjusted_profile_is_a_profile(name: str, shift: int, tmp_path: Path) -> None:
+    """Of every model: derived points, forbidden registers, identity and transformers go with it into the file."""
+    profile = load_profile(name)
+    found = Explanation(name, shift, "CDAB", (), 2.0, 90, 10.0)
+    made = adjusted(profile, found)
+    path = tmp_path / f"{made.profile}.yaml"
+    path.write_text(profile_text(made), "utf-8")
+    assert read_profile(path) == made
+    assert made.primary == profile.primary
+    assert made.ratio_from == profile.ratio_from
+    assert set(made.never_write) >= set(profile.never_write)
+    if shift != -1:
+        assert made.delivered == profile.delivered
+        assert made.identity == profile.identity
+
+
+def test_second_adjusted_profile_gets_another_name(tmp_path: Path) -> None:
+    """Two meters of one model that were wired or set differently, in one part and in two."""
+    profile, address = load_profile("eastron-sdm120"), LineAddress("serial", device="/dev/ttyUSB0")
+    ways = [Explanation("eastron-sdm120", shift, "CDAB", (), 2.0, 90, 10.0) for shift in (1, 0, 1)]
+    findings = [Finding(Unit(address, unit, "answers"), explanations=[way]) for unit, way in enumerate(ways, 1)]
+    written = Part(findings[:2], [profile], folder=tmp_path).write(tmp_path / "a.yaml")
+    assert [path.name for path in written] == ["a.yaml", "eastron-sdm120-site.yaml", "eastron-sdm120-site2.yaml"]
+    again = Part(findings[2:], [profile], folder=tmp_path).write(tmp_path / "b.yaml")
+    assert [path.name for path in again] == ["b.yaml", "eastron-sdm120-site.yaml"]
+    other = Part([msgspec.structs.replace(findings[1])], [profile], folder=tmp_path).text()
+    assert "profile: eastron-sdm120-site2" in other
+
+
+def test_part_has_the_transformer() -> None:
+    """The ratio that the display settled stands with the meter."""
+    address = LineAddress("serial", device="/dev/ttyUSB0")
+    way = Explanation("acrel-adl400", 0, None, (), 1.0, 90, 10.0, ct="200/5")
+    text = Part([Finding(Unit(address, 3, "answers"), explanations=[way])], [load_profile("acrel-adl400")]).text()
+    (meter,) = yaml.safe_load(text)["meters"]
+    assert (meter["profile"], meter["ct"]) == ("acrel-adl400", "200/5")
+
+
 async def test_display_that_nothing_explains() -> None:
     """A value no register holds is explained by nothing, instead of by chance."""
     meter = simulated("eastron-sdm630", 1)
@@ -126,6 +212,11 @@ async def test_display_that_nothing_explains() -> None:
         ("-5", "-5", ""),
         ("12.345 m³/h", "12.345", "m³/h"),
         ("00123.4", "123.4", ""),
+        ("1234.5 KWH", "1234.5", "kWh"),
+        ("12 mwh", "12", "MWh"),
+        ("88 度", "88", "kWh"),
+        ("5.21M3", "5.21", "m³"),
+        ("61.5 ℃", "61.5", "°C"),
     ],
 )
 def test_shown_is_read(text: str, value: str, unit: str) -> None:

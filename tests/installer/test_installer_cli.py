@@ -23,12 +23,10 @@ class Done(NamedTuple):
     err: str
 
 
-async def started(*arguments: str) -> asyncio.subprocess.Process:
-    pipe = asyncio.subprocess.PIPE
+async def started(*arguments: str, stderr: int = asyncio.subprocess.PIPE) -> asyncio.subprocess.Process:
     command = (sys.executable, "-m", "parkfleet", "agent", *arguments)
-    return await asyncio.create_subprocess_exec(
-        *command, stdout=pipe, stderr=pipe, env={**os.environ, "COLUMNS": "120"}
-    )
+    env = {**os.environ, "COLUMNS": "120", "TERM": "xterm"}
+    return await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=stderr, env=env)
 
 
 async def ended(process: asyncio.subprocess.Process) -> Done:
@@ -57,7 +55,10 @@ async def test_read_beside_a_running_agent(tmp_path: Path, meters: list[Simulate
     assert row[2:4] == ["kWh", "good"]
     assert row[4:6] == ["input", "356:"]
     assert [len(word) for word in row[6:]] == [4, 4]
-    assert (unknown.code, unknown.err) == (1, "the running agent has no meter 'm9'\n")
+    assert (unknown.code, unknown.err) == (
+        1,
+        "the running agent has no meter 'm9': meters are m1, m12, m2, m3, m7\n",
+    )
     assert silent.code == 3
     assert "no answer in time" in silent.out
 
@@ -76,6 +77,15 @@ async def test_read_alone(tmp_path: Path, meters: list[SimulatedMeter]) -> None:
     assert len(frequency["registers"]) == 2
     assert away.code == 3
     assert "is the adapter plugged in?" in away.err
+
+
+async def test_read_chosen_points(tmp_path: Path, meters: list[SimulatedMeter]) -> None:
+    """Some of many, by patterns."""
+    async with bus(tmp_path, meters) as line:
+        path = configure(tmp_path, line)
+        done = await parkfleet("read", "m1", "--config", str(path), "--json", "--points", "voltage_l?, frequency")
+    points = [point["point"] for point in json.loads(done.out)["points"]]
+    assert points == ["voltage_l1", "voltage_l2", "voltage_l3", "frequency"]
 
 
 async def test_read_watch(tmp_path: Path, meters: list[SimulatedMeter]) -> None:
@@ -151,10 +161,59 @@ async def test_scan_of_a_busy_line(tmp_path: Path, meters: list[SimulatedMeter])
             through = await parkfleet("scan", "--line", "bus", "--config", str(path), "--units", "1-8", "--json")
         assert line.early == 0
     assert refused.code == 3
-    assert "in use by another program" in refused.err
+    assert f"(process {os.getpid()})" in refused.err  # the agent in this process
     assert through.code == 0, through.err
     assert "The agent goes on polling" in through.err
     assert [finding["unit"]["unit"] for finding in json.loads(through.out)["findings"]] == [1, 2, 3, 7]
+
+
+async def test_scan_that_cannot_write(tmp_path: Path, meters: list[SimulatedMeter]) -> None:
+    """Before anything is asked: no folder, and a file that no scan wrote. What a scan wrote is written anew."""
+    own = tmp_path / "gateway.yaml"
+    own.write_text("park: p\n")
+    async with bus(tmp_path, meters) as line:
+        options = ("--line", f"{line.url}&parity=E", "--units", "7", "--write")
+        nowhere = await parkfleet("scan", *options, str(tmp_path / "none" / "part.yaml"))
+        precious = await parkfleet("scan", *options, str(own))
+        part = tmp_path / "part.yaml"
+        twice = [await parkfleet("scan", *options, str(part)) for _ in range(2)]
+    assert (nowhere.code, "there is no folder" in nowhere.err) == (1, True)
+    assert (precious.code, "no scan wrote it" in precious.err) == (1, True)
+    assert "found unit" not in nowhere.err + precious.err
+    assert own.read_text() == "park: p\n"
+    assert [done.code for done in twice] == [0, 0]
+    assert "chint-dtsu666" in part.read_text()
+
+
+async def test_scan_of_what_is_no_port(tmp_path: Path) -> None:
+    """A line that is away is told as that, without advice about the wiring."""
+    file = tmp_path / "notes"
+    file.touch()
+    for line, told in ((f"serial://{file}", "is no serial port"), ("/dev/ttyNONE7", "is the adapter plugged in?")):
+        done = await parkfleet("scan", "--line", line, "--units", "1", "--baud", "9600", "--parity", "N")
+        assert (done.code, told in done.err, "Nobody answered" in done.err) == (3, True, False), done.err
+
+
+async def test_scan_stopped_while_it_asks_what_they_are(tmp_path: Path, meters: list[SimulatedMeter]) -> None:
+    """Who was not asked yet is not called unknown."""
+    ours, theirs = os.openpty()  # the bar is for terminals
+    try:
+        async with bus(tmp_path, meters[:2]) as line:
+            options = ("--line", f"{line.url}&parity=E", "--units", "1-2", "--json")
+            meters[1].turnaround = 0.1
+            scanning = await started("scan", *options, stderr=theirs)
+            seen = b""
+            while b"what is unit 2" not in seen:
+                seen += await asyncio.to_thread(os.read, ours, 4096)
+            scanning.send_signal(signal.SIGINT)
+            out, _ = await scanning.communicate()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    first, second = json.loads(out)["findings"]
+    assert scanning.returncode == 130
+    assert (first["asked"], second["asked"]) == (True, False)
+    assert b"at most" in seen and b"about" in seen
 
 
 async def test_scan_finds_nobody(tmp_path: Path) -> None:

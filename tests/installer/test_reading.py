@@ -1,13 +1,15 @@
 """A meter's reading as the installer sees it: the registers, and what is delivered of them."""
 
+import io
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
 from rich.console import Console
 
 from parkfleet.agent.configuration import Configuration
-from parkfleet.agent.installer_view import reading_table
+from parkfleet.agent.installer_view import Screen, reading_table
 from parkfleet.agent.plan import MeterPlan, make_plan
 from parkfleet.agent.reading import MeterReading, read_meter
 from parkfleet.protocols.config import BrokerConfig, GatewayConfig, LineConfig, MeterConfig
@@ -73,6 +75,38 @@ async def test_primary_beside_secondary_without_raw() -> None:
     assert made["current_l1"].value == round(40 * secondary, 2)
     assert made["current_l1"].of == ("current_l1",)
     assert "current_l1_raw" not in made
+
+
+async def test_meter_that_is_primary_already_is_told() -> None:
+    """168 A where a transformer's secondary side has 5: with a ratio they would count twice."""
+    model = load_profile("acrel-adl400")
+    plan = plan_of(model, MeterConfig("m1", "l", 1, model.profile, ct="200/5"))
+
+    async def says(amperes: int, request: ReadRequest) -> list[int]:
+        return [
+            100 * amperes if 0x64 <= place <= 0x66 else 0
+            for place in range(request.address, request.address + request.count)
+        ]
+
+    (doubt,) = (await read_meter(plan, partial(says, 168))).doubts
+    assert "current_l1 reads 168 A" in doubt
+    assert "with ct 200/5 they count twice" in doubt
+    assert (await read_meter(plan, partial(says, 4))).doubts == ()
+    direct = plan_of(model, MeterConfig("m1", "l", 1, model.profile))
+    assert (await read_meter(direct, partial(says, 63))).doubts == ()
+
+
+async def test_watch_on_a_low_screen() -> None:
+    """More points than rows: they stand side by side, registers left away."""
+    reading = await reading_of("eastron-sdm630")
+    written = io.StringIO()
+    console = Console(width=80, height=24, force_terminal=True, file=written)
+    with Screen(as_json=False, console=console) as screen:
+        screen.show(reading, again=True)
+    shown = written.getvalue()
+    assert all(point.point in shown for point in reading.points)
+    assert "quality" not in shown
+    assert shown.count("\n") < 2 * 24  # drawn once, and once more at the end
 
 
 async def test_meter_is_given_its_silence() -> None:

@@ -17,6 +17,8 @@ from parkfleet.agent.survey import Survey
 from parkfleet.agent.transport import LineDownError
 from parkfleet.agent.wire import opened
 from parkfleet.protocols.config import LineAddress, parse_line_url
+from parkfleet.protocols.library import load_profile
+from parkfleet.protocols.profile import Point, Profile, Signature
 from parkfleet.simulators.endpoint import TcpEndpoint
 from parkfleet.simulators.faults import Faults
 from parkfleet.simulators.identity import Identity
@@ -34,8 +36,8 @@ class Quiet:
     def tried(self, step: Step) -> None:
         self.left.append(step.left_s)
 
-    def asking(self, unit: Unit, place: int, count: int) -> None:
-        assert 1 <= place <= count
+    def asking(self, unit: Unit, done: float, count: int) -> None:
+        assert 0 <= done <= count
 
 
 async def surveyed(plan: ScanPlan, *shown: str) -> Survey:
@@ -140,6 +142,30 @@ async def test_scan_device_names_itself(tmp_path: Path) -> None:
     assert second.names.text == "SDM72D V2"
     assert third.names.text == ""
     assert third.profile == "eastron-sdm120"
+
+
+def with_code(profile: Profile, code: int) -> Profile:
+    """The model with its code in holding register 900."""
+    point = Point("model_code", "uint16", 900, table="holding", kind="state", hidden=True)
+    signature = [Signature("model_code", [code])]
+    return msgspec.structs.replace(profile, points=[*profile.points, point], signature=signature)
+
+
+async def test_signature_decides_between_twins(tmp_path: Path) -> None:
+    """Of models that read alike the one whose code stands in its register is it, the other is doubted."""
+    original = load_profile("eastron-sdm630")
+    first = with_code(msgspec.structs.replace(original, profile="x-first"), 111)
+    second = with_code(msgspec.structs.replace(original, profile="x-second"), 222)
+    async with bus(tmp_path, [simulated(second, 1), simulated(original, 2)]) as line:
+        plan = plan_for(f"serial://{line.path}", "1-2", "115200", "E")
+        survey = Survey(plan, [first, second], [], Quiet())
+        await survey.run(opened)
+    coded, plain = survey.findings
+    best, other = coded.candidates
+    assert (best.profile, best.signed, best.said) == ("x-second", True, "model_code 222")
+    assert (other.profile, other.signed) == ("x-first", False)
+    assert other.score < 60 < best.score
+    assert {(c.signed, c.score) for c in plain.candidates} == {(False, plain.candidates[0].score)}  # nothing is read
 
 
 async def test_scan_part_is_a_configuration(tmp_path: Path, meters: list[SimulatedMeter]) -> None:

@@ -10,7 +10,7 @@ from parkfleet.protocols.payload.series import Column, ColumnType, Entry, Rows, 
 from parkfleet.protocols.profile import Factor
 
 INT64 = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(-300, 300), st.sampled_from([-(2**63), 2**63 - 1, 0]))
-QUALITY = st.one_of(st.just(0), st.sampled_from([0, 0, 0, 1, 2, 3, 4, 5, 6, 0x82, 0xFF]))
+QUALITY = st.one_of(st.just(0), st.sampled_from([0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 0x82, 0xFF]))
 
 
 def float32_bits(value: float) -> int:

@@ -17,6 +17,7 @@ from parkfleet.protocols.profile import (
     PointType,
     Profile,
     RatioFrom,
+    Signature,
 )
 from parkfleet.protocols.registers import encode
 from tests.profiles.manual import known_names, known_units, quoted, rows, table
@@ -25,6 +26,7 @@ SECTIONS: dict[str, Any] = {
     "The profile": Profile,
     "A point": Point,
     "Ranges": Hole,
+    "Signature: signature": Signature,
     "Derived points": Derived,
     "Derived points: part": Part,
     "Factors in other registers: factor": FactorFrom,
