@@ -52,6 +52,11 @@ class Polling:
         if self._engine:
             self._engine.gather()
 
+    @property
+    def overruns(self) -> int:
+        """Scans lost because they were not taken in time."""
+        return self._engine.overruns if self._engine else 0
+
     async def run(self) -> None:
         """Polls until stop(), or until cancelled."""
         async with asyncio.TaskGroup() as group:

@@ -2,9 +2,11 @@
 
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
+from statistics import quantiles
 from typing import NamedTuple
 
 _HEAD = struct.Struct("=qII")
@@ -43,16 +45,14 @@ class Account:
     reads: dict[str, "array[int]"] = field(default_factory=dict)  # by meter, as they came
     answered: "array[float]" = field(default_factory=lambda: array("d"))  # ms since base, a scan each
     arrived: "array[float]" = field(default_factory=lambda: array("d"))
-    values: int = 0
-    readings: "array[int]" = field(default_factory=lambda: array("q"))
+    values: "array[int]" = field(default_factory=lambda: array("q"))  # readings
 
     def add(self, arrival: Arrival) -> None:
         """Takes a scan."""
         self.reads.setdefault(arrival.meter, array("q")).append(arrival.read)
         self.answered.append(arrival.answered_ms)
         self.arrived.append(arrival.arrived_ms)
-        self.readings.append(arrival.values)
-        self.values += arrival.values
+        self.values.append(arrival.values)
 
     @property
     def scans(self) -> int:
@@ -64,19 +64,15 @@ class Account:
         """Scans that came again."""
         return len(self.answered) - self.scans
 
-    @property
-    def lost_between(self) -> int:
-        """Scans that are missing between the first and the last that came of their meter."""
-        return sum(max(reads) - min(reads) + 1 - len(set(reads)) for reads in self.reads.values())
-
-    def arrived_between(self, since_ms: float, until_ms: float) -> int:
-        """Readings that arrived in a window, ms since the base."""
-        return sum(count for at, count in zip(self.arrived, self.readings, strict=True) if since_ms <= at < until_ms)
-
-    def delays(self, since_ms: float, until_ms: float) -> list[float]:
-        """Ms from the meter's answer to the taker, of the scans answered in a window."""
+    def answered_between(self, since_ms: float, until_ms: float, by_ms: float = inf) -> list[tuple[float, int]]:
+        """Of the scans answered in a window that arrived by a time: (ms under way, readings). Ms since the base."""
         return [
-            arrived - answered
-            for answered, arrived in zip(self.answered, self.arrived, strict=True)
-            if since_ms <= answered < until_ms
+            (arrived - answered, values)
+            for answered, arrived, values in zip(self.answered, self.arrived, self.values, strict=True)
+            if since_ms <= answered < until_ms and arrived <= by_ms
         ]
+
+
+def p99(delays: Sequence[float]) -> float:
+    """Of at least two."""
+    return quantiles(delays, n=100)[98]

@@ -1,13 +1,14 @@
 """ThingsBoard IoT Gateway 3.8.5: configured for speed, and its telemetry counted.
 
-`make bench-agent` installs it into build/thingsboard. Block reads (one request a meter), SQLite store, no rate limits, no
-statistics, no remote configuration; what is not named keeps its default.
+`make bench-agent` installs it into build/thingsboard. Block reads (one request a meter), SQLite store, no rate limits,
+no statistics, no remote configuration; what is not named keeps its default.
 """
 
 import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -19,7 +20,6 @@ from tests.benchmarks.gateways.ground import UNITS, VALUES, Ground
 from tests.benchmarks.harness import ROOT
 
 VENV: Final = ROOT / "build" / "thingsboard"
-NAME: Final = "ThingsBoard IoT Gateway 3.8.5"
 _NO_LIMIT: Final = "0:0,"
 _LIMITS: Final = (
     "rateLimits",
@@ -31,50 +31,52 @@ _LIMITS: Final = (
 )
 
 
-def command(_: Ground) -> list[str]:
-    """How it is started."""
-    return [str(VENV / "bin" / "thingsboard-gateway")]
+@dataclass(frozen=True)
+class ThingsBoard:
+    """The peer."""
 
+    name: str = "ThingsBoard IoT Gateway 3.8.5"
 
-def environment(ground: Ground) -> dict[str, str]:
-    return {"TB_GW_CONFIG_DIR": str(ground.folder / "tb")}
+    def command(self, _: Ground) -> list[str]:
+        """See Gateway."""
+        return [str(VENV / "bin" / "thingsboard-gateway")]
 
+    def environment(self, ground: Ground) -> dict[str, str]:
+        """See Gateway."""
+        return {"TB_GW_CONFIG_DIR": str(ground.folder / "tb")}
 
-@asynccontextmanager
-async def platform(ground: Ground) -> AsyncIterator[None]:
-    """What of a ThingsBoard server it cannot do without: an answer to what its limits are, which is: none."""
-    limits = {"rateLimits": {}, "gatewayRateLimits": {}, "maxInflightMessages": 100, "maxPayloadSize": 65536}
+    @asynccontextmanager
+    async def company(self, ground: Ground) -> AsyncIterator[None]:
+        """What of a ThingsBoard server it cannot do without: an answer to what its limits are, which is: none."""
+        limits = {"rateLimits": {}, "gatewayRateLimits": {}, "maxInflightMessages": 100, "maxPayloadSize": 65536}
 
-    def answer(topic: str, payload: bytes, _retained: bool) -> None:
-        if b"getSessionLimits" in payload:
-            connection.publish(topic.replace("request", "response"), json.dumps(limits).encode())
+        def answer(topic: str, payload: bytes, _retained: bool) -> None:
+            if b"getSessionLimits" in payload:
+                connection.publish(topic.replace("request", "response"), json.dumps(limits).encode())
 
-    connection = await MqttConnection.open(BrokerConfig(ground.broker.url), "platform", on_message=answer)
-    try:
-        await connection.subscribe("v1/devices/me/rpc/request/+")
-        yield
-    finally:
-        await connection.close()
+        connection = await MqttConnection.open(BrokerConfig(ground.broker.url), "platform", on_message=answer)
+        try:
+            await connection.subscribe("v1/devices/me/rpc/request/+")
+            yield
+        finally:
+            await connection.close()
 
+    def configure(self, ground: Ground, interval_s: float) -> None:
+        """See Gateway."""
+        for name in ("tb", "logs", "data"):
+            (ground.folder / name).mkdir(exist_ok=True)
+        folder = ground.folder / "tb"
+        (shipped,) = VENV.glob("lib/python3*/site-packages/thingsboard_gateway/config")
+        shutil.copy(shipped / "logs.json", folder)
+        (folder / "tb_gateway.json").write_text(json.dumps(_general(ground)))
+        (folder / "modbus.json").write_text(json.dumps({"master": {"slaves": _slaves(ground, interval_s)}}))
 
-def configure(ground: Ground, interval_s: float) -> None:
-    """Writes its configuration."""
-    folder = ground.folder / "tb"
-    folder.mkdir(exist_ok=True)
-    (ground.folder / "logs").mkdir(exist_ok=True)
-    (ground.folder / "data").mkdir(exist_ok=True)
-    (shipped,) = VENV.glob("lib/python3*/site-packages/thingsboard_gateway/config")
-    shutil.copy(shipped / "logs.json", folder)
-    (folder / "tb_gateway.json").write_text(json.dumps(_general(ground)))
-    (folder / "modbus.json").write_text(json.dumps({"master": {"slaves": _slaves(ground, interval_s)}}))
-
-
-def account(ground: Ground) -> Account:
-    """What came."""
-    found = Account()
-    for arrival in _arrivals(ground):
-        found.add(arrival)
-    return found
+    def account(self, ground: Ground) -> Account:
+        """See Gateway."""
+        found = Account()
+        for arrival in _arrivals(ground):
+            found.add(arrival)
+        return found
 
 
 def _arrivals(ground: Ground) -> Iterator[Arrival]:
