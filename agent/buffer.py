@@ -17,13 +17,14 @@ from typing import Final, TypeVar
 
 from parkfleet.agent.joining import split
 from parkfleet.agent.losses import Emit, Losses
-from parkfleet.agent.room import Room
+from parkfleet.agent.room import READINGS_AT_ONCE, Room
 from parkfleet.agent.store import (
     SCHEMA_VERSION,
     ForeignStoreError,
     Holdings,
     NewBatch,
     NewerStoreError,
+    Recoded,
     Rewrite,
     Span,
     Store,
@@ -52,8 +53,14 @@ RETRY_DISK_S: Final = 30.0
 class Buffer:
     """The queue of batches between poller and forwarder."""
 
-    def __init__(self, path: Path, config: BufferConfig, emit: Emit | None = None) -> None:
-        """emit: gets an event's kind, text and data; called where append() is. Default: the log."""
+    def __init__(
+        self, path: Path, config: BufferConfig, emit: Emit | None = None, joined: int = READINGS_AT_ONCE
+    ) -> None:
+        """emit: gets an event's kind, text and data; called where append() is. Default: the log.
+
+        joined: readings of what is joined while it waits, at most.
+        """
+        self._joined = joined
         self._losses = Losses(emit)
         self._path = path
         self._config = config
@@ -88,6 +95,10 @@ class Buffer:
     async def split(self, batch: StoredBatch) -> bool:
         """Puts two batches in the place of one that is too large for the broker; False when it cannot be split."""
         return await self._run(lambda: self._split(batch))
+
+    async def pieces(self, batch: StoredBatch) -> list[StoredBatch]:
+        """A joined batch as two that cover the same seqs; none for one that is not joined. The disk stays as it is."""
+        return await self._look(lambda: self._pieces(batch), [])
 
     async def kept(self, epoch: int, first: int, last: int, limit: int) -> list[StoredBatch]:
         """Acknowledged batches that cover a seq from first to last, oldest first."""
@@ -182,7 +193,7 @@ class Buffer:
                 beside = self._path.with_name(f"{self._path.name}.v{SCHEMA_VERSION}")
                 log.error("buffer: %s; it is left as it is, %s is used instead", error, beside)
                 self._disk = self._open_store(beside)
-            self._room = Room(self._disk, self._config.keep)
+            self._room = Room(self._disk, self._config.keep, self._joined)
         except (StoreError, OSError) as error:
             self._use_memory(str(error))
             return
@@ -313,22 +324,38 @@ class Buffer:
                 return store.kept_between(since, until, after, ROWS_AT_ONCE)
         return [], 0
 
+    def _store_of(self, batch: StoredBatch) -> Store | None:
+        return next((store for store in self._stores() if store.epoch == batch.epoch), None)
+
+    def _halves(self, batch: StoredBatch) -> tuple[Recoded, Recoded] | None:
+        """A batch as two; None for what cannot be parted, or decoded, which is told."""
+        store = self._store_of(batch)
+        try:
+            return split(Schema.unpack(store.schema(batch.schema_id)), batch) if store else None
+        except PayloadError as error:
+            log.error("buffer: cannot split batch %d: %s", batch.seq, error)
+            return None
+
     def _split(self, batch: StoredBatch) -> bool:
         """Raises nothing: what cannot be decoded or written stays as it is."""
-        store = next((store for store in self._stores() if store.epoch == batch.epoch), None)
-        if store is None:
+        store, halves = self._store_of(batch), self._halves(batch)
+        if store is None or halves is None:
             return False
+        one, two = halves
+        second = batch.seq + one.count if batch.count > 1 else None
         try:
-            halves = split(Schema.unpack(store.schema(batch.schema_id)), batch)
-            if halves is None:
-                return False
-            one, two = halves
-            second = batch.seq + one.count if batch.count > 1 else None
             pieces = [(batch.seq, one), (second, two)]
             return store.rewrite(Rewrite([batch], pieces, batch.schema_id, level=batch.level))
-        except (PayloadError, sqlite3.Error) as error:
+        except sqlite3.Error as error:
             log.error("buffer: cannot split batch %d: %s", batch.seq, error)
             return False
+
+    def _pieces(self, batch: StoredBatch) -> list[StoredBatch]:
+        halves = self._halves(batch) if batch.count > 1 else None
+        if halves is None:
+            return []
+        one, two = halves
+        return [one.stored(batch, batch.seq), two.stored(batch, batch.seq + one.count)]
 
     def _stats(self) -> StoreStats:
         parts = [store.stats() for store in self._stores()]

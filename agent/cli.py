@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
-from parkfleet.agent import buffer_cli, installer_cli, line_cli
+from parkfleet.agent import buffer_cli, identity_cli, installer_cli, line_cli
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="On the gateway: check a configuration, run the agent."
 )
 app.add_typer(installer_cli.app)  # read, scan, wake, status
 app.add_typer(buffer_cli.app)  # replay, buffer
+app.add_typer(identity_cli.app)  # enroll, renew, identity
 app.add_typer(line_cli.app, name="line")
 
 ConfigFile = Annotated[Path, typer.Argument(help="The gateway's configuration.", metavar="GATEWAY.YAML")]

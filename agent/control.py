@@ -16,10 +16,12 @@ from typing import Final, Protocol, Self, TypeVar
 
 import msgspec
 
+from parkfleet.agent.capture import Capture
 from parkfleet.agent.control_messages import (
     MAX_REQUEST,
     Answer,
     Ask,
+    AskCapture,
     AskForget,
     AskLines,
     AskRead,
@@ -28,6 +30,7 @@ from parkfleet.agent.control_messages import (
     AskTransact,
     AskVacuum,
     AskWake,
+    Captured,
     Failed,
     Forgotten,
     Lines,
@@ -38,6 +41,7 @@ from parkfleet.agent.control_messages import (
     Vacuumed,
     Woken,
 )
+from parkfleet.agent.engine_line import EngineLine
 from parkfleet.agent.line_book import LineBook
 from parkfleet.agent.plan import MeterPlan, Plan
 from parkfleet.agent.reading import read_meter
@@ -148,18 +152,19 @@ class ControlSocket:
             writer.transport.abort() if writer.is_closing() else writer.close()
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(IDLE_S):
-                    line = await reader.readuntil(b"\n")
-            except asyncio.IncompleteReadError:
-                return
-            except asyncio.LimitOverrunError:
-                await _say(writer, Failed("refused", f"a request has at most {MAX_REQUEST} bytes"))
-                return
-            await _say(writer, await self._answer(line))
+        with contextlib.closing(Conversation(self)) as conversation:
+            while True:
+                try:
+                    async with asyncio.timeout(IDLE_S):
+                        line = await reader.readuntil(b"\n")
+                except asyncio.IncompleteReadError:
+                    return
+                except asyncio.LimitOverrunError:
+                    await _say(writer, Failed("refused", f"a request has at most {MAX_REQUEST} bytes"))
+                    return
+                await _say(writer, await conversation.answer(line))
 
-    async def _answer(self, line: bytes) -> Answer:
+    async def answer(self, line: bytes, conversation: "Conversation") -> Answer:
         """Never raises, whatever the line says."""
         try:
             asked: Ask = msgspec.json.decode(line, type=Ask)
@@ -181,6 +186,8 @@ class ControlSocket:
                     return Forgotten(meter, await self._book.forget(meter))
                 case AskTransact():
                     return await self._transact(asked)
+                case AskCapture(line_id, last):
+                    return Captured(conversation.captured(line_id, self._owner(line_id), last))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, LookupError) as error:
             return Failed("refused", str(error.args[0]) if error.args else "not understood")
         except AnswerTimeoutError as error:
@@ -206,11 +213,14 @@ class ControlSocket:
         return Woken(config.id, answered, told, round(1000 * (time.monotonic() - begun), 1))
 
     async def _transact(self, asked: AskTransact) -> Transacted:
-        if asked.line not in self._owners:
-            known = ", ".join(sorted(self._owners)) or "none"
-            raise LookupError(f"there is no line {asked.line!r}: lines are {known}")
         request = RawRequest(asked.unit, bytes.fromhex(asked.pdu))
-        return Transacted((await self._owners[asked.line].ask(request, asked.timeout)).hex())
+        return Transacted((await self._owner(asked.line).ask(request, asked.timeout)).hex())
+
+    def _owner(self, line: str) -> LineOwner:
+        if line not in self._owners:
+            known = ", ".join(sorted(self._owners)) or "none"
+            raise LookupError(f"there is no line {line!r}: lines are {known}")
+        return self._owners[line]
 
     def _meter(self, name: str) -> MeterPlan:
         if name not in self._meters:
@@ -218,6 +228,35 @@ class ControlSocket:
             listed = ", ".join(known[:20]) + (" …" if len(known) > 20 else "")
             raise LookupError(f"the running agent has no meter {name!r}: meters are {listed or 'none'}")
         return self._meters[name]
+
+
+class Conversation:
+    """What one asker has begun. Made for whoever asks: a connection, or the controller."""
+
+    def __init__(self, control: ControlSocket) -> None:
+        self._control = control
+        self._capture: Capture | None = None
+
+    async def answer(self, line: bytes) -> Answer:
+        """A request's answer; never raises."""
+        return await self._control.answer(line, self)
+
+    def captured(self, line: str, owner: LineOwner, last: bool) -> bytes:
+        """The next bytes of a line's capture, which begins with the first call. Raises ValueError."""
+        if self._capture is None:
+            if not isinstance(owner, EngineLine):
+                raise ValueError(f"line {line} cannot be captured: only serial, tcp and rtu+tcp lines can")
+            self._capture = Capture(line, owner)
+        if not last:
+            return self._capture.take()
+        capture, self._capture = self._capture, None
+        return capture.close()
+
+    def close(self) -> None:
+        """Ends what was begun."""
+        if self._capture is not None:
+            self._capture.close()
+            self._capture = None
 
 
 @contextlib.contextmanager

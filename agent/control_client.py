@@ -13,6 +13,7 @@ from parkfleet.agent.control_messages import (
     MAX_ANSWER,
     Answer,
     Ask,
+    AskCapture,
     AskForget,
     AskLines,
     AskRead,
@@ -21,6 +22,7 @@ from parkfleet.agent.control_messages import (
     AskTransact,
     AskVacuum,
     AskWake,
+    Captured,
     Failed,
     Forgotten,
     Lines,
@@ -38,7 +40,7 @@ from parkfleet.protocols.modbus.pdu import AnswerTimeoutError, CorruptAnswerErro
 from parkfleet.protocols.payload.request import ReplayAnswer, ReplayRequest
 
 T = TypeVar("T")
-A = TypeVar("A", Status, Read, Woken, Transacted, Replayed, Vacuumed, Lines, Forgotten)
+A = TypeVar("A", Status, Read, Woken, Transacted, Replayed, Vacuumed, Lines, Forgotten, Captured)
 
 #: An agent whose line is loaded answers late; one that does not answer in so long hangs. Seconds.
 PATIENCE_S: Final = 60.0
@@ -88,6 +90,10 @@ class ControlClient:
     async def forget(self, meter: str) -> Forgotten:
         """Has the agent forget what it learned of a meter."""
         return await self._ask(AskForget(meter), Forgotten)
+
+    async def capture(self, line: str, *, last: bool = False) -> bytes:
+        """What a pcapng file of a line has gained since the last call; last: ends it."""
+        return (await self._ask(AskCapture(line, last), Captured)).data
 
     async def transact(self, line: str, request: Request[T], timeout: float) -> T:
         """One reading request on a line of the agent's. Raises ModbusError and LineDownError as well."""

@@ -70,7 +70,14 @@ class AskForget(msgspec.Struct, tag_field="ask", tag="forget", frozen=True, forb
     meter: Name
 
 
-Ask = AskStatus | AskRead | AskWake | AskTransact | AskReplay | AskVacuum | AskLines | AskForget
+class AskCapture(msgspec.Struct, tag_field="ask", tag="capture", frozen=True, forbid_unknown_fields=True):
+    """What has gone over a line since the last ask; the first begins, last ends it (or hanging up)."""
+
+    line: Name
+    last: bool = False
+
+
+Ask = AskStatus | AskRead | AskWake | AskTransact | AskReplay | AskVacuum | AskLines | AskForget | AskCapture
 
 
 class LineState(msgspec.Struct, frozen=True):
@@ -154,6 +161,12 @@ class Forgotten(msgspec.Struct, tag_field="answer", tag="forget", frozen=True):
     kept: bool  # False: its facts could not be removed from the disk
 
 
+class Captured(msgspec.Struct, tag_field="answer", tag="capture", frozen=True):
+    """The next bytes of a pcapng file."""
+
+    data: bytes
+
+
 class Failed(msgspec.Struct, tag_field="answer", tag="failed", frozen=True):
     """Nothing came of it."""
 
@@ -161,7 +174,7 @@ class Failed(msgspec.Struct, tag_field="answer", tag="failed", frozen=True):
     told: str
 
 
-Answer = Status | Read | Woken | Transacted | Replayed | Vacuumed | Lines | Forgotten | Failed
+Answer = Status | Read | Woken | Transacted | Replayed | Vacuumed | Lines | Forgotten | Captured | Failed
 
 
 def socket_path(configuration: Configuration) -> Path:

@@ -27,6 +27,7 @@ from parkfleet.agent.zone import UTC, Zone
 from parkfleet.native.engine import Engine
 from parkfleet.native.spec import LineCounters, Record
 from parkfleet.protocols.payload.series import Scan
+from parkfleet.protocols.pcapng import Piece
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class LineEngine:
         self._tags: dict[int, tuple[MeterRecords, Layout]] = {}  # of the records that may come
         self._next_tag = 0
         self._lines: list[_Line] = []
+        self._tapped_line: _Line | None = None
         self._added = asyncio.Event()
         self._ended = False
         self._over = asyncio.Event()  # the thread has nothing more to do
@@ -122,6 +124,17 @@ class LineEngine:
                     self._engine.wake(line.index, plan.config.unit)
                     return
         raise KeyError(meter)
+
+    def hold(self, line_id: str, unit: int, seconds: float) -> None:
+        """A guest got no answer from a unit: for so long nothing that comes is taken for that of ours."""
+        for line in self._lines if not self._ended else ():
+            if line.plan.config.id == line_id:
+                self._engine.hold(line.index, unit, round(seconds * NS))
+
+    def held(self, line_id: str, unit: int) -> float:
+        """Seconds in which nobody must ask a unit, as the answer to an earlier request may come."""
+        lines = [line for line in self._lines if line.plan.config.id == line_id and not self._ended]
+        return max((self._engine.held_ns(line.index, unit) / NS for line in lines), default=0.0)
 
     def drop(self, line_id: str) -> None:
         """Takes a line out; its scans under way are dropped."""
@@ -183,6 +196,30 @@ class LineEngine:
         finally:
             if not self._ended:
                 self._engine.take_back(line.index)
+
+    def open_tap(self, line_id: str) -> None:
+        """Has what goes over a line written down. Raises ValueError when somebody looks already, or it is not there."""
+        line = next((line for line in self._lines if line.plan.config.id == line_id), None)
+        if line is None or self._ended:
+            raise ValueError(f"line {line_id} is not polled yet, or not any more")
+        if self._tapped_line is not None:
+            raise ValueError(f"line {self._tapped_line.plan.config.id} is being captured already: one at a time")
+        self._tapped_line = line
+        self._engine.tapped()  # what was left of the last look
+        self._engine.tap(line.index, True)
+
+    def tapped(self) -> list[Piece]:
+        """What went over the tapped line since the last call, at most a megabyte of it."""
+        if self._ended or self._tapped_line is None:
+            return []
+        pieces, _ = self._engine.tapped()
+        return [Piece(*piece) for piece in pieces]
+
+    def close_tap(self) -> None:
+        """Nobody looks any more; idempotent."""
+        line, self._tapped_line = self._tapped_line, None
+        if line is not None and line in self._lines and not self._ended:
+            self._engine.tap(line.index, False)
 
     def refresh(self) -> None:
         """Brings `statuses` up to date."""

@@ -8,8 +8,12 @@ from typing import Final
 
 from parkfleet.agent.plan import LinePlan
 
-#: Scans that are played through at most: a day of thirty meters at one minute.
-MAX_SCANS: Final = 50_000
+#: Requests that are played through at most: a day of thirty meters of two requests at one minute.
+MAX_REQUESTS: Final = 100_000
+#: Of the longest interval, so often is each played at most: the line begins with all meters due at once.
+ROUNDS: Final = 20
+#: Sums of intervals are not exact.
+EPSILON_S: Final = 1e-9
 
 
 @dataclass(frozen=True)
@@ -60,26 +64,63 @@ def forecast(line: LinePlan) -> LineForecast:
     return LineForecast(line.config.id, line.load, sum(scans) / line.config.lanes, meters)
 
 
+class _Turns:
+    """A line's schedule as the engine keeps it: the earliest deadline goes first, also in the midst of a scan."""
+
+    def __init__(self, line: LinePlan, intervals: list[float]) -> None:
+        self._line = line
+        self._intervals = intervals
+        self.missed, self.total = [0] * len(intervals), [0] * len(intervals)
+        self._slots = [meter.offset_s for meter in line.meters]  # of each meter's scan that is due next, or under way
+        self._latest = [-1] * len(intervals)  # index of each meter's last slot: the first has every group due
+        self._left: list[list[float]] = [[] for _ in intervals]  # seconds of the requests of each scan under way
+        self._waiting = [(slot, index) for index, slot in enumerate(self._slots)]
+        self._ready: list[tuple[float, int]] = []  # deadline, meter
+        heapq.heapify(self._waiting)
+
+    def play(self, end: float) -> None:
+        """Until a time in seconds, or MAX_REQUESTS."""
+        now = 0.0
+        for _ in range(MAX_REQUESTS):
+            if not self._ready:
+                if not self._waiting:
+                    return
+                now = max(now, self._waiting[0][0])
+            while self._waiting and self._waiting[0][0] <= now + EPSILON_S:
+                slot, index = heapq.heappop(self._waiting)
+                heapq.heappush(self._ready, (slot + self._intervals[index], index))
+            if now >= end:
+                return
+            now += self._request(self._ready[0][1], now)
+
+    def _request(self, index: int, now: float) -> float:
+        """Sends a meter's next request: how long it takes."""
+        left = self._left[index]
+        if not left:
+            left += self._begun(index, now)
+        seconds = left.pop()
+        if not left:
+            heapq.heappop(self._ready)
+            self._slots[index] += self._intervals[index]
+            heapq.heappush(self._waiting, (self._slots[index], index))
+        return seconds
+
+    def _begun(self, index: int, now: float) -> list[float]:
+        """A scan for the newest slot that has passed; those before it are missed."""
+        interval, meter = self._intervals[index], self._line.meters[index]
+        passed = max(0, math.floor((now - self._slots[index]) / interval + EPSILON_S))
+        self._slots[index] += passed * interval
+        self.missed[index] += passed
+        self.total[index] += 1 + passed
+        number = round((self._slots[index] - meter.offset_s) / interval)
+        due = meter.due(number, self._latest[index])
+        self._latest[index] = number
+        return self._line.request_seconds(meter, due)[::-1]
+
+
 def _late(line: LinePlan, intervals: list[float]) -> list[float]:
     """For each meter the share of its slots that pass before its turn comes."""
-    seconds = [
-        [line.scan_seconds(meter, due) / line.config.lanes for due in range(len(meter.shares))] for meter in line.meters
-    ]
-    slots = [(meter.offset_s, index) for index, meter in enumerate(line.meters)]
-    heapq.heapify(slots)
     rounds = (max([group.every for group in meter.groups] or [1]) for meter in line.meters)
-    end = max(map(operator.mul, intervals, rounds), default=0.0) * 4
-    now, missed, total = 0.0, [0] * len(slots), [0] * len(slots)
-    latest = [-1] * len(slots)  # index of each meter's last slot: the first of all has every group due
-    for _ in range(MAX_SCANS):
-        if not slots or slots[0][0] >= end:
-            break
-        slot, index = slots[0]
-        meter, number = line.meters[index], round((slot - line.meters[index].offset_s) / intervals[index])
-        now = max(now, slot) + seconds[index][meter.due(number, latest[index])]
-        latest[index] = number
-        passed = max(0, math.ceil((now - slot) / intervals[index] - 1e-9) - 1)
-        missed[index] += passed
-        total[index] += 1 + passed
-        heapq.heapreplace(slots, (slot + (1 + passed) * intervals[index], index))
-    return [m / t if t else 0.0 for m, t in zip(missed, total, strict=True)]
+    turns = _Turns(line, intervals)
+    turns.play(max(map(operator.mul, intervals, rounds), default=0.0) * ROUNDS)
+    return [missed / total if total else 0.0 for missed, total in zip(turns.missed, turns.total, strict=True)]

@@ -45,7 +45,7 @@ def read(
     from parkfleet.agent.installer_view import Screen
 
     configuration = usable_configuration(config)
-    pause = _duration(interval, "--interval", 0.1)
+    pause = duration_option(interval, "--interval", 0.1)
     screen = Screen(as_json, [pattern.strip() for pattern in points.split(",") if pattern.strip()])
 
     async def work() -> bool:
@@ -107,7 +107,7 @@ def scan(
             units=parse_units(units),
             bauds=baud,
             parities=parity,
-            timeout=_duration(timeout, "--timeout", 0.01, 5),
+            timeout=duration_option(timeout, "--timeout", 0.01, 5),
             quick=quick,
             shown=tuple(Shown.parse(text) for text in display or ()),
             folders=(*(profiles or ()), *own),
@@ -206,7 +206,7 @@ def failed(told: str, code: int) -> typer.Exit:
     return typer.Exit(code)
 
 
-def _duration(text: str, option: str, least: float, most: float = 86400) -> float:
+def duration_option(text: str, option: str, least: float, most: float = 86400) -> float:
     from parkfleet.protocols.quantity import Duration
 
     try:

@@ -1,21 +1,35 @@
 """Command group `parkfleet agent line`: what the agent knows of its lines and meters beyond their configuration."""
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
 
 import typer
 
-from parkfleet.agent.installer_cli import DEFAULT, AsJson, Config, MeterId, run_command, usable_configuration
+from parkfleet.agent.installer_cli import (
+    DEFAULT,
+    AsJson,
+    Config,
+    MeterId,
+    duration_option,
+    failed,
+    run_command,
+    usable_configuration,
+)
 
 if TYPE_CHECKING:
     from parkfleet.agent.configuration import Configuration
+    from parkfleet.agent.control_client import ControlClient
     from parkfleet.agent.line_messages import LineFacts
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="What was learned of lines and meters: show, export, forget.",
+    help="What is known of lines and meters, and what goes over the wire: show, export, forget, capture.",
     epilog="Example:\n\n    parkfleet agent line show bus1",
 )
+
+#: The agent keeps a megabyte of what went over a line: two seconds of the busiest. Seconds.
+CAPTURE_EVERY_S: Final = 0.25
 
 _EXAMPLE_SHOW = """Example:
 
@@ -48,6 +62,68 @@ def show(
     if not is_live:
         typer.echo("no agent runs here: this is what was learned before\n")
     Console(highlight=False).print(lines_table(facts, is_live))
+
+
+_EXAMPLE_CAPTURE = """Example:
+
+    parkfleet agent line capture bus1 --seconds 30s --output bus1.pcapng
+
+Writes what the running agent sends and hears on a line to a file that Wireshark opens: every request and answer, taken
+apart; the bytes of an RTU frame as they were, and what is no whole frame, in the packet's comment. Polling goes on as
+ever. Ctrl-C ends it early; what was captured is in the file.
+
+Exit codes: 0 captured, 1 no such line, or not one that can be, 3 no agent runs here, 4 nothing went over the line."""
+
+
+@app.command(epilog=_EXAMPLE_CAPTURE)
+def capture(
+    line: Annotated[str, typer.Argument(help="The line's id in gateway.yaml.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write, .pcapng.")],
+    seconds: Annotated[str, typer.Option(help="How long.")] = "30s",
+    config: Config = DEFAULT,
+) -> None:
+    """Write down what goes over a line, for Wireshark."""
+    from parkfleet.agent.control_client import connected
+    from parkfleet.agent.control_messages import socket_path
+
+    lasting = duration_option(seconds, "--seconds", 0.1, 3600)
+    path = socket_path(usable_configuration(config))
+
+    async def work() -> int:
+        async with connected(path) as client:
+            first = await client.capture(line)
+            with output.open("wb") as file:
+                typer.echo(f"capturing line {line} for {seconds}; Ctrl-C ends it early", err=True)
+                return await _captured(client, line, file, first, lasting)
+
+    try:
+        packets = run_command(work())
+    except OSError as error:
+        raise failed(f"{output} cannot be written: {error.strerror}", 1) from None
+    typer.echo(f"written: {output}, {packets} bytes off the wire and what Wireshark needs beside them")
+    if not packets:
+        raise typer.Exit(4)
+
+
+async def _captured(client: "ControlClient", line: str, file: BinaryIO, first: bytes, seconds: float) -> int:
+    """Writes until the time is over or the person has seen enough; bytes beyond the file's header."""
+    import asyncio
+    import contextlib
+    import signal
+
+    enough = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, enough.set)
+    file.write(first)
+    written = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while not enough.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(CAPTURE_EVERY_S):
+                        await enough.wait()
+                written += file.write(await client.capture(line))
+    written += file.write(await client.capture(line, last=True))
+    return written
 
 
 _EXAMPLE_EXPORT = """Example, for all meters of the model:

@@ -46,7 +46,8 @@ class PymodbusTransport:
 
     async def transact(self, request: Request[T], timeout: float) -> T:
         """See Transport."""
-        self._client.comm_params.timeout_connect = timeout  # pymodbus waits so long for an answer, too
+        # pymodbus waits so long for an answer, too: to its last byte.
+        self._client.comm_params.timeout_connect = timeout + _wire_seconds(self._line, request)
         asked = self._decoder.decode(request.pdu)
         if asked is None:
             raise LineDownError(f"function {request.pdu[0]} cannot be asked over {self._line.kind}")
@@ -69,6 +70,14 @@ class PymodbusTransport:
     def close(self) -> None:
         """Gives the connection back; idempotent."""
         self._client.close()
+
+
+def _wire_seconds(line: LineAddress, request: Request[object]) -> float:
+    """What an ASCII request and its answer take on a serial wire: two characters a byte, colon, LRC and line end."""
+    if not line.is_serial:
+        return 0.0
+    characters = 2 * (len(request.pdu) + 2) + 3 + 2 * (request.data_bytes + 4) + 3
+    return characters * line.bits_per_byte / line.baud
 
 
 def _client(line: LineAddress) -> Client:

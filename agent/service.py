@@ -13,6 +13,7 @@ from parkfleet.agent.buffer import Buffer
 from parkfleet.agent.configuration import Configuration
 from parkfleet.agent.control import ControlSocket
 from parkfleet.agent.control_messages import LineState, Status, socket_path
+from parkfleet.agent.encoding import JOINED_READINGS
 from parkfleet.agent.flush_timer import FlushTimer
 from parkfleet.agent.forwarder import Forwarder
 from parkfleet.agent.learned_store import STORE_NAME, LearnedStore
@@ -83,9 +84,16 @@ class AgentService:
             configuration.path(gateway.buffer.path),
             gateway.buffer,
             lambda kind, text, data: emit(kind, text, None, data),
+            JOINED_READINGS[gateway.encoding],
         )
         self._forwarder = Forwarder(
-            self._buffer, gateway.broker, topics, configuration.folder, __version__, self._trust.events
+            self._buffer,
+            gateway.broker,
+            topics,
+            configuration.folder,
+            __version__,
+            self._trust.events,
+            gateway.encoding,
         )
         deliver = self._plan.delivering(self._watch.over(self._trust.on_scan))
         self._polling.follow(self._plan, deliver, self._learner.saw)
@@ -159,6 +167,7 @@ class AgentService:
         gateway = self._configuration.gateway
         if gateway.controller is None:
             return
+        from parkfleet.agent.credential_keeper import CredentialKeeper
         from parkfleet.agent.session import ControllerSession
 
         facts = AgentFacts(
@@ -173,18 +182,21 @@ class AgentService:
         latest = await self._buffer.stats()
         async with asyncio.TaskGroup() as group:
             manager = self._manager
+            identity = self._configuration.path(gateway.controller.identity)
             session = ControllerSession(
                 gateway.controller.url,
                 facts,
                 lambda: self._snapshots.take(latest),
                 manager.state if manager else None,
                 on_desired=manager.offer if manager else None,
+                keeper=CredentialKeeper(gateway.controller.url, identity),
             )
             self._session = session.status
             group.create_task(session.run(), name="controller session")
             while True:
                 await asyncio.sleep(STATS_S)  # how fresh a heartbeat's buffer depth is
                 latest = await self._buffer.stats()
+                session.look()
 
     async def observed(self) -> Observation:
         """How the gateway fares with this configuration."""

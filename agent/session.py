@@ -12,13 +12,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from parkfleet.agent.controller_connection import ConnectionLostError, ControllerConnection
-from parkfleet.agent.session_messages import (
-    desired_configuration,
-    goodbye_message,
-    heartbeat_message,
-    hello_message,
-    status_message,
-)
+from parkfleet.agent.credential_keeper import CredentialKeeper
+from parkfleet.agent.reporting import Reporting
+from parkfleet.agent.session_messages import desired_configuration, goodbye_message
 from parkfleet.agent.status import AgentFacts, AgentSnapshot, ConfigurationName, Desired, ReportedState
 from parkfleet.proto import limits
 from parkfleet.proto.session_pb2 import ControllerMessage
@@ -29,8 +25,10 @@ log = logging.getLogger(__name__)
 OnDesired = Callable[[Desired], None]
 
 #: Pause before the next connection: a random part (0 to all) of a bound that doubles from the first to the last, so
-#: that a thousand gateways that lost their controller together do not come back together. Seconds.
-RECONNECT_S: Final = (0.5, 60.0)
+#: that ten thousand gateways that lost their controller together do not come back together. Seconds.
+RECONNECT_S: Final = (2.0, 60.0)
+#: A controller that says when to come back has found a place for us: we come at most this part of it later.
+LATER: Final = 0.1
 #: Heartbeats come at 1 ± this part of their interval, for the same reason.
 JITTER: Final = 0.1
 #: The same failure is told again after so long. Seconds.
@@ -66,13 +64,19 @@ class ControllerSession:
         *,
         reconnect_s: tuple[float, float] = RECONNECT_S,
         on_desired: OnDesired | None = None,
+        keeper: CredentialKeeper | None = None,
     ) -> None:
+        """keeper: has the certificates; None for plain connections."""
+        self._keeper = keeper
         self._url = url
         self._facts = facts
         self._snapshot = snapshot
         self._state = state or self._running_only
         self._reconnect_s = reconnect_s
         self._on_desired = on_desired
+        self._reporting = Reporting()
+        self._connection: ControllerConnection | None = None  # once we are welcome
+        self._told: ReportedState | None = None  # told last
         self._logged = ("", 0.0)  # the last failure that was logged, and when
         self.status = SessionStatus()
 
@@ -85,7 +89,7 @@ class ControllerSession:
             try:
                 await self._one_connection()
             except ConnectionLostError as error:
-                self._tell(str(error))
+                self._tell(str(error) if self._keeper is None else await self._keeper.lost(error))
             except Exception as error:  # a fault of ours must not cost the agent its readings
                 log.exception("the controller session failed by our own fault")
                 self._tell(f"{type(error).__name__}: {error}")
@@ -94,21 +98,39 @@ class ControllerSession:
             if time.monotonic() - opened > self._reconnect_s[1]:
                 bound = self._reconnect_s[0]
                 self._logged = ("", 0.0)
-            await asyncio.sleep(self.status.away_s + random.uniform(0, bound))
-            bound = min(2 * bound, self._reconnect_s[1])
+            if self.status.away_s:  # it lives, and spreads its agents itself
+                bound = self._reconnect_s[0]
+                pause = self.status.away_s + random.uniform(0, max(bound, self.status.away_s * LATER))
+            else:
+                pause = random.uniform(0, bound)
+                bound = min(2 * bound, self._reconnect_s[1])
+            await asyncio.sleep(pause)
+
+    def look(self) -> None:
+        """The state may have changed: if so, the controller is told now and not with the next heartbeat."""
+        if self._connection is not None and self._state() != self._told:
+            self._connection.wake()
 
     async def _one_connection(self) -> None:
         """Dials, says hello, and heartbeats until the connection is lost. Raises ConnectionLostError."""
-        connection = ControllerConnection(self._url)
+        connection = ControllerConnection(self._url, self._keeper.credentials() if self._keeper else None)
         goodbye = None
+        keeping: asyncio.Task[None] | None = None
         try:
-            interval_s = self._welcomed(await connection.open(hello_message(self._facts)))
+            interval_s = self._welcomed(await connection.open(self._reporting.hello(self._facts)))
+            self._connection = connection
+            if self._keeper is not None:
+                keeping = asyncio.create_task(self._keep_credentials(self._keeper, connection), name="credentials")
             await self._heartbeat_for_ever(connection, interval_s)
         except asyncio.CancelledError:
             goodbye = goodbye_message("the agent is stopping") if self.status.connected else None
             raise
         finally:
             self.status.connected = False
+            self._connection = None
+            if keeping is not None:
+                keeping.cancel()
+                await asyncio.wait({keeping})
             await connection.close(goodbye)
 
     def _welcomed(self, message: ControllerMessage) -> float:
@@ -118,6 +140,7 @@ class ControllerSession:
             raise ConnectionLostError(
                 f"the controller sends us away: {message.retry_after.reason or 'no reason given'}"
             )
+        self._reporting.welcomed(message.welcome)
         log.info("connected to the controller %s", self._url)
         status = self.status
         status.connected, status.told, status.tries = True, "", 0
@@ -127,22 +150,36 @@ class ControllerSession:
         return min(max(message.welcome.heartbeat_interval_ms / 1000, low), high)
 
     async def _heartbeat_for_ever(self, connection: ControllerConnection, interval_s: float) -> None:
-        """Sends state and heartbeats, takes what the controller says in between."""
+        """Sends heartbeats, and the state whenever it has changed; takes what the controller says in between."""
         loop = asyncio.get_running_loop()
-        reported: ReportedState | None = None
         sequence = 0
         while True:
-            if (state := self._state()) != reported:
-                await connection.send(status_message(state))
-                reported = state
+            await self._tell_state(connection)
             sequence += 1
-            await connection.send(heartbeat_message(self._snapshot(), sequence, time.time_ns() // 1_000_000))
+            wall_ms = time.time_ns() // 1_000_000
+            await connection.send(self._reporting.heartbeat(self._snapshot(), sequence, wall_ms, loop.time()))
             self.status.heartbeats += 1
             due = loop.time() + interval_s * random.uniform(1 - JITTER, 1 + JITTER)
             while (left := due - loop.time()) > 0:
                 message = await connection.receive(left)
                 if message is not None:
                     self._take(message)
+                if loop.time() < due:  # else it comes with the heartbeat
+                    await self._tell_state(connection)
+
+    async def _tell_state(self, connection: ControllerConnection) -> None:
+        """Tells the controller a state that it does not know."""
+        self._told = self._state()
+        message = self._reporting.status(self._told)
+        if message is not None:
+            await connection.send(message)
+
+    async def _keep_credentials(self, keeper: CredentialKeeper, connection: ControllerConnection) -> None:
+        """Looks now and then whether a further certificate is due."""
+        keeper.connected()
+        while True:
+            pause_s = await keeper.keep_good(connection)
+            await asyncio.sleep(pause_s)  # the pace of looking
 
     def _take(self, message: ControllerMessage) -> None:
         """Does what the controller says. Raises ConnectionLostError when it says goodbye."""
@@ -151,6 +188,8 @@ class ControllerSession:
                 self.status.away_s = min(message.retry_after.ms / 1000, limits.MAX_RETRY_AFTER_S)
             case "goodbye":
                 raise ConnectionLostError(message.goodbye.reason or "the controller said goodbye")
+            case "report_in_full":
+                self._reporting.in_full()
             case "desired_configuration" if self._on_desired is not None:
                 self._on_desired(desired_configuration(message.desired_configuration))
             case other:  # what we do not know is a later controller's

@@ -100,6 +100,11 @@ class Recoded:
     first_ts: int  # ms UTC
     last_ts: int
 
+    def stored(self, of: StoredBatch, seq: int) -> StoredBatch:
+        """As a part of a stored batch, from a seq on."""
+        own = self.codec, self.body, self.parts, self.readings, self.first_ts, self.last_ts
+        return StoredBatch(of.epoch, seq, self.count, of.schema_id, *own, of.level)
+
 
 _COLUMNS: Final = "seq, count, schema_id, codec, body, parts, readings, first_ts, last_ts, thinned"
 _BATCHES: Final = "batches CROSS JOIN bodies USING (seq)"  # in this order: bodies by their seq

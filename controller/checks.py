@@ -14,6 +14,11 @@ class RefusedError(Exception):
 class LaterError(RefusedError):
     """What is refused now, through no fault of the agent's, and may be accepted in a while."""
 
+    def __init__(self, told: str, away_s: float | None = None) -> None:
+        """away_s: when the agent should come back, if that is known."""
+        super().__init__(told)
+        self.away_s = away_s
+
 
 def check_hello(hello: common_pb2.Hello) -> None:
     """Raises RefusedError for a hello that is too large or not understood."""
@@ -24,10 +29,15 @@ def check_hello(hello: common_pb2.Hello) -> None:
             f"the agent speaks protocol {hello.protocol}, this controller {limits.PROTOCOL_VERSION}: update the {older}"
         )
     for field in ("park", "gateway"):
-        if not _ID.fullmatch(name := getattr(hello, field)):
-            raise RefusedError(f"{field}: expected 1 to 64 letters, digits, '_', '.' or '-', got {name[:80]!r}")
+        check_name(field, getattr(hello, field))
     for field in ("agent_version", "boot_id", "configuration_hash"):
         _length(field, getattr(hello, field), limits.MAX_WORD)
+
+
+def check_name(field: str, name: str) -> None:
+    """Raises RefusedError for what no park or gateway can be called."""
+    if not _ID.fullmatch(name):
+        raise RefusedError(f"{field}: expected 1 to 64 letters, digits, '_', '.' or '-', got {name[:80]!r}")
 
 
 def check_heartbeat(heartbeat: common_pb2.Heartbeat) -> None:

@@ -44,15 +44,22 @@ class FleetClient:
     """A connection to one controller while its block runs.
 
     address is host:port; token: a session's, or an API token; without one, only an open controller answers.
+    ca: the certificate (PEM) of the controller's authority, without which nothing is encrypted.
     """
 
-    def __init__(self, address: str, token: str = "") -> None:
+    def __init__(self, address: str, token: str = "", ca: bytes | None = None) -> None:
         self._address = address
         self._token = token
+        self._ca = ca
         self._channel: aio.Channel | None = None
 
     async def __aenter__(self) -> Self:
-        self._channel = aio.insecure_channel(self._address, options=_OPTIONS, interceptors=bearers(self._token))
+        interceptors = bearers(self._token)
+        if self._ca is None:
+            self._channel = aio.insecure_channel(self._address, options=_OPTIONS, interceptors=interceptors)
+        else:
+            tls = grpc.ssl_channel_credentials(self._ca)
+            self._channel = aio.secure_channel(self._address, tls, options=_OPTIONS, interceptors=interceptors)
         return self
 
     async def __aexit__(self, *exc: object) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from parkfleet.controller.call import run_call
+from parkfleet.controller.call import fleet_client, run_call
 
 if TYPE_CHECKING:
     from parkfleet.controller.config_client import ConfigClient, Outcome
@@ -59,11 +59,10 @@ def echo_json(data: object) -> None:
 
 def with_client(controller: str, work: Callable[["ConfigClient"], Awaitable[Any]]) -> None:
     """Runs it with a connection; every failure becomes a sentence and an exit code."""
-    from parkfleet.controller.client import FleetClient
     from parkfleet.controller.config_client import ConfigClient
 
     async def connected() -> None:
-        async with FleetClient(controller) as fleet:
+        async with fleet_client(controller) as fleet:
             await work(ConfigClient(fleet))
 
     run_call(controller, connected())

@@ -180,6 +180,13 @@ class ConfigStore:
             box: bytes | None = found.scalar_one_or_none()
         return box
 
+    async def check_key(self) -> None:
+        """Raises SecretError when what is sealed was sealed with another key: better now than at the first delivery."""
+        async with self._db.read() as connection:
+            row = (await connection.execute(select(_secret).limit(1))).one_or_none()
+        if row is not None:
+            self._box.open(row.name, row.box)
+
     def unsealed(self, name: str, box: bytes) -> bytes:
         """The value of what sealed() gave. Raises SecretError when it cannot be opened with this key."""
         return self._box.open(name, box)

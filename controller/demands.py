@@ -52,6 +52,25 @@ def _see_gateway(request: Any, _: Belonging) -> Demand:
     return Demand(Permission.SEE, Reach.every([Scope.park(request.park)]))
 
 
+def _see_enrolling(request: Any, _: Belonging) -> Demand:
+    """One park's, or all that one has to do with."""
+    return Demand(Permission.ENROL, Reach.every([Scope.park(request.park)]) if request.park else SOMEWHERE)
+
+
+def _enrolling(target: Callable[[Any], str], outcome: Outcome = done) -> Row:
+    """A change of who becomes a gateway of a park; where the request names no park, it takes the whole fleet."""
+
+    def row(request: Any, _: Belonging) -> Demand:
+        reach = Reach.every([Scope.park(request.park)]) if request.park else WHOLE_FLEET
+        return Demand(Permission.ENROL, reach, change=True, target=target(request), outcome=outcome)
+
+    return row
+
+
+def _gateway(request: Any) -> str:
+    return f"gateway {request.park}/{request.gateway}"
+
+
 def _see_layer(request: Any, belonging: Belonging) -> Demand:
     return Demand(Permission.SEE, layer_readers(request.layer, belonging))
 
@@ -166,7 +185,9 @@ _SIGNED_IN: Final = _fixed(Demand(None, SOMEWHERE))
 _OPEN: Final = _fixed(Demand(None, SOMEWHERE, open=True))
 
 #: Services whose callers are gateways, with an identity of their own: the gate is not asked.
-AGENT_SERVICES: Final = frozenset({"parkfleet.v1.AgentSession"})
+AGENT_SERVICES: Final = frozenset(
+    {"parkfleet.v1.AgentSession", "parkfleet.v1.CertificateRenewal", "parkfleet.v1.Enrolment"}
+)
 
 TABLE: Final[dict[str, Row]] = {
     "parkfleet.v1.Fleet/ListGateways": _see_park,
@@ -181,6 +202,23 @@ TABLE: Final[dict[str, Row]] = {
     "parkfleet.v1.FleetConfiguration/Validate": _see_park,
     "parkfleet.v1.FleetConfiguration/SetSecret": _set_secret,
     "parkfleet.v1.FleetConfiguration/ListSecrets": _fixed(Demand(Permission.CONFIGURE, SOMEWHERE)),
+    "parkfleet.v1.FleetIdentity/CreateToken": _enrolling(
+        lambda request: f"join token for {request.park}, {request.uses} uses",
+        lambda answer: (AuditResult.DONE, f"join token {answer.token.id}"),
+    ),
+    "parkfleet.v1.FleetIdentity/ListTokens": _see_enrolling,
+    "parkfleet.v1.FleetIdentity/RevokeToken": _enrolling(lambda request: f"join token {request.id}"),
+    "parkfleet.v1.FleetIdentity/ListPending": _see_enrolling,
+    "parkfleet.v1.FleetIdentity/Decide": _enrolling(
+        lambda request: f"{'approve' if request.approve else 'deny'} request {request.number}",
+        lambda answer: (AuditResult.DONE, f"gateway {answer.park}/{answer.gateway}"),
+    ),
+    "parkfleet.v1.FleetIdentity/ListIdentities": _see_park,
+    "parkfleet.v1.FleetIdentity/GetIdentity": _see_gateway,
+    "parkfleet.v1.FleetIdentity/RevokeGateway": _enrolling(_gateway),
+    "parkfleet.v1.FleetIdentity/ReplaceGateway": _enrolling(
+        lambda request: f"gateway {request.park}/{request.gateway}"
+    ),
     "parkfleet.v1.Operators/SignIn": _OPEN,  # told in the audit log by SignIn itself: it knows who it was
     "parkfleet.v1.Operators/SignOut": _fixed(Demand(None, SOMEWHERE, change=True)),
     "parkfleet.v1.Operators/WhoAmI": _SIGNED_IN,

@@ -81,6 +81,7 @@ class FleetState:
         self.registry = Registry(first_session=(secrets.randbits(30) << 32) + 1, replica=replica)
         self.interval_s = interval_s
         self.now = clock
+        self.heartbeats = 0  # taken since the start
         self.claim: Claim | None = None
         self.recorder: Recorder | None = None
         self._sessions: dict[int, EndSession] = {}
@@ -169,6 +170,7 @@ class FleetState:
     def heard(self, gateway: Gateway | None) -> None:
         """A gateway, if one, has sent a heartbeat."""
         if gateway is not None:
+            self.heartbeats += 1
             self._watchers.publish(gateway)
             if self.recorder is not None:
                 self.recorder.heard(gateway)

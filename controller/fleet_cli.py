@@ -1,16 +1,34 @@
 """Command group `parkfleet fleet`: ask the controller about the fleet's gateways."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from parkfleet.controller import config_cli, secret_cli
-from parkfleet.controller.call import DEFAULT, Controller, run_call
+from parkfleet.controller import config_cli, gateway_cli, secret_cli, token_cli
+from parkfleet.controller.call import CA_VARIABLE, DEFAULT, Controller, fleet_client, run_call
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Ask the controller about the fleet's gateways.")
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+
+@app.callback(epilog="Example: parkfleet fleet --ca /var/lib/parkfleet/ca.pem list --controller fleet.example.org:7445")
+def group(
+    ca: Annotated[
+        Path | None,
+        typer.Option(help="Certificate of the controller's authority: ca.pem of its data folder.", envvar=CA_VARIABLE),
+    ] = None,
+) -> None:
+    """Ask the controller about the fleet's gateways."""
+    import os
+
+    if ca is not None:
+        os.environ[CA_VARIABLE] = str(ca)
+
 
 app.add_typer(config_cli.app, name="config")
+app.add_typer(gateway_cli.app, name="gateway")
 app.add_typer(secret_cli.app, name="secret")
+app.add_typer(token_cli.app, name="token")
 
 Park = Annotated[str, typer.Option(help="Only this park's gateways.")]
 
@@ -38,10 +56,8 @@ def list_gateways(
     """List the gateways the controller has seen since it started."""
     import json
 
-    from parkfleet.controller.client import FleetClient
-
     async def ask() -> None:
-        async with FleetClient(controller) as fleet:
+        async with fleet_client(controller) as fleet:
             gateways = await fleet.list_gateways(park)
         if as_json:
             typer.echo(json.dumps([gateway.as_json() for gateway in gateways], ensure_ascii=False))
@@ -73,12 +89,11 @@ def watch(
     """Watch gateways come and go, as it happens."""
     import json
 
-    from parkfleet.controller.client import FleetClient
     from parkfleet.controller.table import change_line
 
     async def follow() -> None:
         states: dict[tuple[str, str], tuple[str, int]] = {}
-        async with FleetClient(controller) as fleet:
+        async with fleet_client(controller) as fleet:
             async for gateway in fleet.watch(park):
                 state = (gateway.state, gateway.since)
                 if as_json:

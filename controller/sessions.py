@@ -18,10 +18,12 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc import aio
 
-from parkfleet.controller.checks import LaterError, RefusedError
+from parkfleet.controller.admission import Admission
+from parkfleet.controller.checks import LaterError, RefusedError, check_hello
 from parkfleet.controller.fleet import FleetState, SessionHandle
-from parkfleet.controller.registry import FleetFullError
+from parkfleet.controller.registry import FleetFullError, GatewayKey
 from parkfleet.proto import limits
+from parkfleet.proto.common_pb2 import Hello
 from parkfleet.proto.session_pb2 import (
     AgentMessage,
     ControllerMessage,
@@ -34,6 +36,7 @@ from parkfleet.proto.session_pb2_grpc import AgentSessionServicer
 
 if TYPE_CHECKING:
     from parkfleet.controller.config_delivery import ConfigDelivery  # with the controller's own packages only
+    from parkfleet.controller.gatehouse import Credential, Gatehouse
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +56,12 @@ BURST: Final = 100
 
 BROKEN: Final = "the connection ended without a goodbye"
 
+_AGENTS_FAULT: Final = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+)
+
 Context = aio.ServicerContext[AgentMessage, ControllerMessage]
 
 
@@ -67,24 +76,58 @@ class End(NamedTuple):
 class AgentSessions(AgentSessionServicer):
     """The service agents connect to."""
 
-    def __init__(self, fleet: FleetState, delivery: "ConfigDelivery | None" = None, hello_s: float = HELLO_S) -> None:
+    def __init__(
+        self,
+        fleet: FleetState,
+        delivery: "ConfigDelivery | None" = None,
+        hello_s: float = HELLO_S,
+        door: Admission | None = None,
+        house: "Gatehouse | None" = None,
+    ) -> None:
+        """house: who checks certificates; None where none are shown."""
+        self._house = house
         self._fleet = fleet
         self._delivery = delivery
         self._hello_s = hello_s
+        self._door = door or Admission()
 
     # A coroutine, for grpc.aio's reader and writer interface; the stub knows only of generators.
     async def Connect(self, request_iterator: object, context: Context) -> None:  # type: ignore[override]
         """Serves one agent's stream until either side ends it."""
-        await SessionStream(self._fleet, context, self._hello_s, self._delivery).run()
+        if self._house is None:
+            await SessionStream(self._fleet, context, self._door, self._hello_s, self._delivery).run()
+            return
+        from parkfleet.controller.enrolment_service import refuse, shown_credential
+        from parkfleet.controller.gatehouse import GateError
+
+        try:
+            credential = shown_credential(self._house, context)
+        except GateError as error:
+            await refuse(context, error, "a session")
+        stream = SessionStream(self._fleet, context, self._door, self._hello_s, self._delivery, credential)
+        self._house.deny.opened(credential.serial, stream.revoked)
+        try:
+            await stream.run()
+        finally:
+            self._house.deny.closed(credential.serial, stream.revoked)
 
 
 class SessionStream:
     """One agent's stream: hello, then heartbeats, until either side ends it."""
 
     def __init__(
-        self, fleet: FleetState, context: Context, hello_s: float, delivery: "ConfigDelivery | None" = None
+        self,
+        fleet: FleetState,
+        context: Context,
+        door: Admission,
+        hello_s: float,
+        delivery: "ConfigDelivery | None" = None,
+        credential: "Credential | None" = None,
     ) -> None:
+        """credential: what the agent showed; None where nobody shows any."""
+        self._credential = credential
         self._fleet = fleet
+        self._door = door
         self._delivery = delivery
         self._context = context
         self._hello_s = hello_s
@@ -102,6 +145,7 @@ class SessionStream:
         writer = asyncio.create_task(self._write(), name=f"session writer {self._context.peer()}")
         try:
             end = await self._until_end(reader, writer)
+            self._door.counts.refused += end.code in _AGENTS_FAULT
             self._offline(end.reason)
             await self._part(reader, writer, end.parting)
             if end.code is not grpc.StatusCode.OK:
@@ -121,7 +165,10 @@ class SessionStream:
             try:
                 await self._admit(self._said_hello.result())
             except LaterError as error:
-                return _later(str(error), random.randint(*LATER_MS))
+                if self._ended_by_us.done():  # while it waited for its turn
+                    return self._ended_by_us.result()
+                away_ms = random.randint(*LATER_MS) if error.away_s is None else round(error.away_s * 1000)
+                return _later(str(error), away_ms)
             except RefusedError as error:
                 return _refused(error)
             finally:
@@ -161,8 +208,7 @@ class SessionStream:
         if kind == "hello":
             raise RefusedError("a second hello: a session has one")
         if kind == "heartbeat":
-            if not self._handle.heartbeat(message.heartbeat):
-                self._ask_in_full()
+            self._ask_in_full(not self._handle.heartbeat(message.heartbeat))
         elif kind == "status":
             before = self._fleet.registry.get(self._handle.key)
             self._handle.reported(message.status)
@@ -170,8 +216,16 @@ class SessionStream:
                 self._delivery.reported(self._handle.key, self._handle.session, message.status, before.status)
         return None  # what we do not know, a newer agent may say: it is ignored
 
+    def revoked(self, told: str) -> None:
+        """The agent's certificate is revoked: the stream ends at once, without the politeness of a goodbye."""
+        if not self._ended_by_us.done():
+            self._ended_by_us.set_result(End(grpc.StatusCode.PERMISSION_DENIED, told))
+
     async def _admit(self, message: AgentMessage) -> None:
-        """Opens the session. Raises RefusedError."""
+        """Opens the session, when its turn has come. Raises RefusedError."""
+        check_hello(message.hello)
+        check_name_shown(message.hello, self._credential)
+        await self._wait_for_turn(GatewayKey(message.hello.park, message.hello.gateway))
         opening = asyncio.create_task(self._fleet.admit(message.hello, self._context.peer(), self._end))
         try:
             handle = await asyncio.shield(opening)
@@ -195,10 +249,26 @@ class SessionStream:
         if self._delivery is not None:
             self._delivery.opened(gateway, self._send, has_status)
 
-    def _ask_in_full(self) -> None:
-        """The agent takes for known what this controller lacks."""
-        if not self._asked_in_full and self._send(ControllerMessage(report_in_full=ReportInFull())):
-            self._asked_in_full = True
+    async def _wait_for_turn(self, key: GatewayKey) -> None:
+        """Raises LaterError: the gateway is to come back then."""
+        turn = self._door.ask(key)
+        if turn.away_s:
+            raise LaterError("too many sessions begin: this gateway has its place a little later", turn.away_s)
+        if turn.wait_s:
+            self._door.counts.held += 1
+            try:
+                await asyncio.wait({self._ended_by_us}, timeout=turn.wait_s)
+            finally:
+                self._door.counts.held -= 1
+        if self._ended_by_us.done():
+            raise LaterError(self._ended_by_us.result().reason)
+        self._door.counts.begun += 1
+
+    def _ask_in_full(self, lacks: bool) -> None:
+        """Asks an agent that takes for known what this controller lacks, until it has told it."""
+        if lacks and not self._asked_in_full:
+            self._send(ControllerMessage(report_in_full=ReportInFull()))
+        self._asked_in_full = lacks
 
     def _send(self, message: ControllerMessage) -> bool:
         """Puts a message into the outbox; False when it is full, or the stream ends."""
@@ -259,6 +329,17 @@ class Allowance:
         self._left = min(self._burst, self._left + (now - self._at) * self._per_s) - 1
         self._at = now
         return max(0.0, -self._left / self._per_s)
+
+
+def check_name_shown(hello: Hello, credential: "Credential | None") -> None:
+    """Raises RefusedError when an agent says it is another than its certificate does."""
+    if credential is None or credential.key == (hello.park, hello.gateway):
+        return
+    says = f"{hello.park[: limits.MAX_WORD]}/{hello.gateway[: limits.MAX_WORD]}"
+    raise RefusedError(
+        f"the certificate is of {credential.key}, the configuration says {says}: correct park and gateway in "
+        "gateway.yaml, or enrol this box under that name"
+    )
 
 
 def _later(reason: str, stay_away_ms: int) -> End:

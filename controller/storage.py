@@ -24,10 +24,12 @@ class Storage:
     async def load(cls, database: Database, box: SecretBox, name: str | None = None) -> Self:
         """With the configuration that is stored. name: this replica's, without spaces, unlike any other's ever.
 
-        Raises one of UNAVAILABLE.
+        Raises one of UNAVAILABLE; SecretError when the secrets that are stored are of another key.
         """
         bus = Bus(database, name)
-        config = await ConfigFleet.load(ConfigStore(database, box, bus))
+        store = ConfigStore(database, box, bus)
+        await store.check_key()
+        config = await ConfigFleet.load(store)
 
         async def catch_up(_: list[str] | None) -> None:
             await config.catch_up()

@@ -74,6 +74,7 @@ class GatewayView:
     drift_reason: str = ""  # why it was rolled back
     desired_revision: int = 0  # that should run; 0 when unmanaged
     desired_hash: str = ""
+    replica: str = ""  # the controller that has its session, or had the last one
     lines: tuple[LineView, ...] = field(default=())
 
     @property
@@ -118,6 +119,7 @@ class GatewayView:
             drift_reason=message.drift.reason,
             desired_revision=message.drift.desired_revision,
             desired_hash=message.drift.desired_hash,
+            replica=message.replica,
             lines=tuple(
                 LineView(line.id, line.up, line.load, line.requests, dict(line.errors), line.told)
                 for line in beat.lines
@@ -134,6 +136,7 @@ class GatewayView:
             "last_seen": self.last_seen,
             "reason": self.reason,
             "peer": self.peer,
+            "replica": self.replica,
             "version": self.version,
             "boot_id": self.boot_id,
             "uptime_s": self.uptime_s,

@@ -1,7 +1,7 @@
 """Arrivals: the bytes that come on a connection, and whose answer they are."""
 
 from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from parkfleet.native.clock cimport monotonic
@@ -9,6 +9,7 @@ from parkfleet.native.frames cimport ANSWER, FOREIGN, MORE, REFUSAL, Finding, is
 from parkfleet.native.health cimport PF_MS, came_late
 from parkfleet.native.line cimport lose, renew, settle_answer, settle_wrong
 from parkfleet.native.link cimport EPOLLIN, EPOLL_CTL_MOD, LOST, NOTHING, consume, forget_bytes, hear, watch
+from parkfleet.native.results cimport put_bytes
 from parkfleet.native.model cimport (
     MBAP_HEADER, MBAP_MAX_LENGTH, RX_SIZE, SERIAL, TCP, UP, Connection, Line, Request, State, Transaction, Unit,
 )
@@ -157,6 +158,8 @@ cdef inline int on_readable(State *state, Connection *link) noexcept nogil:
         lose(state, link, errno)
     elif got != NOTHING:
         link.line.counters.bytes_in += <uint64_t>got
+        if link.line.tapped:
+            put_bytes(state, 1, link.rx + link.size - got, <uint32_t>got)
         if link.line.kind == TCP:
             on_tcp_bytes(state, link)
         else:

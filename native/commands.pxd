@@ -37,6 +37,8 @@ cdef enum What:
     TAKE_BACK
     ZONE        # number: ns that local time is ahead of UTC
     REPLACE     # line: holds the new requests; number: the meter's index
+    HOLD        # number: ns that a unit is asked nothing, times 256, and the unit
+    TAP         # number: 1 to write down what goes over the line's wire, 0 to end that
 
 cdef struct Command:
     int what
@@ -134,6 +136,15 @@ cdef inline void wake_unit(State *state, Line *line, int id) noexcept nogil:
     plan_probes(line)
 
 
+cdef inline void hold_unit(State *state, Line *line, int id, int64_t span) noexcept nogil:
+    """A guest asked it and got no answer: that may come yet, and must not be taken for ours."""
+    cdef int i
+    for i in range(line.unit_count):
+        if line.units[i].id == id:
+            line.units[i].not_before = max(line.units[i].not_before, state.now + span)
+    plan_probes(line)
+
+
 cdef inline void carry_out(State *state, const Command *command) noexcept nogil:
     cdef Line *line = state.lines[command.index] if 0 <= command.index < state.line_limit else NULL
     if command.what == ADD:
@@ -158,6 +169,8 @@ cdef inline void carry_out(State *state, const Command *command) noexcept nogil:
             on_reopened(state, line, <int>command.number)
         elif command.what == WAKE:
             wake_unit(state, line, <int>command.number)
+        elif command.what == HOLD:
+            hold_unit(state, line, <int>(command.number & 255), command.number >> 8)
         elif command.what == LEND:
             line.lending = True
         elif command.what == TAKE_BACK:
@@ -167,6 +180,8 @@ cdef inline void carry_out(State *state, const Command *command) noexcept nogil:
         elif command.what == ADDRESS:
             memcpy(line.address, command.address, command.number)
             line.address_size = <uint32_t>command.number
+        elif command.what == TAP:
+            line.tapped = <uint8_t>command.number
         look_at(state, line)
 
 

@@ -1,7 +1,5 @@
 """Engine: one thread that reads the meters of many lines. See engine.pyx for how it is made."""
 
-from collections.abc import Iterable, Sequence
-
 from parkfleet.native.spec import LineCounters, LineSpec, MeterCounters, MeterSpec, Record
 
 class Engine:
@@ -72,6 +70,12 @@ class Engine:
     def take_back(self, index: int) -> None:
         """The port is the engine's again, after t3.5 of silence."""
 
+    def hold(self, index: int, unit: int, span_ns: int) -> None:
+        """Asks a unit nothing for so long: a guest's request has no answer yet, and RTU no way to tell whose it is."""
+
+    def held_ns(self, index: int, unit: int) -> int:
+        """For how long a unit is to be asked nothing, for the same reason or its own gap; 0 for an unknown one."""
+
     def loans(self, index: int) -> int:
         """How often the port was free for another asker. `changes` grows with it."""
 
@@ -87,19 +91,17 @@ class Engine:
     def take(self, limit: int = 0) -> list[Record]:
         """The finished scans, oldest first, as plain tuples; limit 0: all. Only one thread may take."""
 
+    def tap(self, index: int, wanted: bool) -> None:
+        """Writes down what goes over a line's wire, until it is no longer wanted."""
+
+    def tapped(self) -> tuple[list[tuple[bool, int, bytes]], int]:
+        """What was written down and not taken yet, oldest first: (came in, ns UTC, bytes as they came).
+
+        And how many pieces were dropped since the engine was made, because they were not taken in time.
+        """
+
     def line_counters(self, index: int) -> LineCounters:
         """Counted since the line was added."""
 
     def meter_counters(self, index: int) -> list[MeterCounters]:
         """One a meter, in the order of the specification."""
-
-def decode_answer(
-    meter_spec: MeterSpec, request: int, data: bytes
-) -> tuple[Sequence[int], bytes, bytes, Sequence[float]]:
-    """(slots, quality, texts, values) of one request's values. Raises ValueError for a wrong byte count."""
-
-def search_answer(line_spec: LineSpec, chunks: Iterable[bytes]) -> tuple[str, bytes | int]:
-    """What an RTU line's first request finds in bytes as they come: for tests and fuzzing.
-
-    ("answer", values), ("refusal", exception code), ("wrong", frames passed over) or ("more", the same).
-    """

@@ -2,8 +2,8 @@
 
 Python adds lines as specifications (native/spec.py) and takes finished scans as arrays; in between the engine works
 without the GIL, allocates nothing and raises nothing. Parts, from the bottom: model (structures), clock, registers,
-frames, heap, results, health (time-outs, probes), link (one descriptor), wear (what a meter asks), scan (one meter's slot), line (transactions),
-arrivals, turns, graft (a meter's requests replaced), loop, commands.
+frames, heap, results, health (time-outs, probes), link (one descriptor), wear (what a meter asks), scan (one meter's
+slot), line (transactions), arrivals, turns, graft (a meter's requests replaced), loop, commands.
 """
 
 import os
@@ -11,7 +11,7 @@ from threading import Lock
 
 from cpython.array cimport array, clone
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
@@ -19,21 +19,23 @@ from posix.unistd cimport close
 from parkfleet.native.build_line cimport build_line, free_line
 from parkfleet.native.clock cimport monotonic, wall
 from parkfleet.native.commands cimport (
-    ADD, ADDRESS, CLOCK, LEND, OPENED, REMOVE, REPLACE, STOP, TAKE_BACK, WAKE, ZONE, Command, Commands, abandon, end_all, obey,
-    open_commands, close_commands, post,
+    ADD, ADDRESS, CLOCK, HOLD, LEND, OPENED, REMOVE, REPLACE, STOP, TAKE_BACK, TAP, WAKE, ZONE, Command, Commands,
+    abandon, end_all, obey, open_commands, close_commands, post,
 )
-from parkfleet.native.frames cimport ANSWER, FOREIGN, REFUSAL, WRONG, Finding, pf_crc_prepare, rtu_search
-from parkfleet.native.health cimport PF_MS, PF_NEVER, PF_S, patience
+from parkfleet.native.frames cimport pf_crc_prepare
+from parkfleet.native.health cimport patience
 from parkfleet.native.link cimport EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, epoll_create1, epoll_ctl, epoll_event
 from parkfleet.native.loop cimport is_finished, pf_sharp_timers, signal, turn
-from parkfleet.native.model cimport RX_SIZE, SAMPLES, Connection, Line, Meter, Request, State, Unit
-from parkfleet.native.registers cimport decode_request
+from parkfleet.native.model cimport SAMPLES, Line, Meter, State, Unit
 from parkfleet.native.results cimport RecordHead, next_record, release_record
-from parkfleet.native.scan cimport clear_scan
 
 from parkfleet.native.spec import LineCounters, LineSpec, MeterCounters
 
 pf_crc_prepare()
+
+#: Two seconds of a busy TCP line, minutes of a serial one.
+cdef enum:
+    TAP_BYTES = 1 << 20
 
 cdef array INTEGERS = array("q")
 cdef array DOUBLES = array("d")
@@ -133,6 +135,7 @@ cdef class Engine:
         free(self.state.lines)
         free(self.state.timers)
         free(self.state.ring.data)
+        free(self.state.taps.data)
 
     def close(self):
         if self._closed:
@@ -242,6 +245,20 @@ cdef class Engine:
         self._line(index)
         self._post(TAKE_BACK, index, 0, NULL)
 
+    def hold(self, int index, int unit, int64_t span_ns):
+        self._line(index)
+        if not 0 <= unit <= 255 or not 0 <= span_ns < 1 << 50:
+            raise ValueError("unit must be 0 to 255, and no unit is held for days")
+        self._post(HOLD, index, span_ns << 8 | unit, NULL)
+
+    def held_ns(self, int index, int unit):
+        cdef Line *line = self._line(index)
+        cdef int i
+        for i in range(line.unit_count):
+            if line.units[i].id == unit:
+                return max(0, line.units[i].not_before - monotonic())
+        return 0
+
     def loans(self, int index):
         return self._line(index).loans
 
@@ -273,6 +290,27 @@ cdef class Engine:
             records.append(unpacked(head))
             release_record(&self.state.ring, head)
         return records
+
+    def tap(self, int index, bint wanted):
+        self._line(index)
+        if wanted and self.state.taps.data == NULL:  # the engine's thread looks at it after the command alone
+            self.state.taps.data = <uint8_t *>calloc(1, TAP_BYTES)
+            if self.state.taps.data == NULL:
+                raise MemoryError
+            self.state.taps.size = TAP_BYTES
+        self._post(TAP, index, wanted, NULL)
+
+    def tapped(self):
+        cdef list taken = []
+        cdef RecordHead *head
+        self._open()
+        while self.state.taps.data != NULL:
+            head = next_record(&self.state.taps)
+            if head == NULL:
+                break
+            taken.append((bool(head.tag), head.slot_ms, PyBytes_FromStringAndSize(<const char *>(head + 1), head.text_size)))
+            release_record(&self.state.taps, head)
+        return taken, self.state.taps.overruns
 
     def line_counters(self, int index):
         cdef Line *line = self._line(index)
@@ -310,54 +348,3 @@ cdef class Engine:
         if not post(&self.commands, what, index, number, line, address):
             raise MemoryError
         signal(self.state.command_fd)
-
-
-def decode_answer(meter_spec, int request, const uint8_t[::1] data):
-    """(slots, quality, texts, values) of one request's values: what the engine does, for tests."""
-    from parkfleet.native.spec import TCP as TCP_KIND
-
-    cdef Line *line = build_line(LineSpec(TCP_KIND, 1_000_000_000, (meter_spec,), address=b"\0" * 16))
-    cdef Meter *meter = &line.meters[0]
-    try:
-        if not 0 <= request < meter.request_count or data.shape[0] != meter.requests[request].data_bytes:
-            raise ValueError("not the request's byte count")
-        clear_scan(meter, 6)
-        decode_request(meter, &meter.requests[request], &data[0])
-        return (
-            copied(INTEGERS, meter.slots, meter.column_count),
-            PyBytes_FromStringAndSize(<const char *>meter.quality, meter.column_count),
-            PyBytes_FromStringAndSize(<const char *>meter.texts, meter.text_size),
-            copied(DOUBLES, meter.values, meter.column_count),
-        )
-    finally:
-        free_line(line)
-
-
-def search_answer(line_spec, chunks):
-    """What the engine sees in the bytes that follow a serial line's only request: ("answer", values) and so on."""
-    cdef Line *line = build_line(line_spec)
-    cdef Connection *link = &line.connections[0]
-    cdef Request *request = &line.meters[0].requests[0]
-    cdef Finding found
-    cdef const uint8_t *data
-    cdef int size, foreign = 0
-    try:
-        for chunk in chunks:
-            size = min(len(chunk), RX_SIZE - link.size)
-            memcpy(link.rx + link.size, <const uint8_t *><bytes>chunk, size)
-            link.size += size
-            if link.size < link.need:
-                continue
-            rtu_search(link, request, &found)
-            while found.kind == FOREIGN:
-                foreign += 1
-                rtu_search(link, request, &found)
-            if found.kind == ANSWER:
-                return "answer", PyBytes_FromStringAndSize(<const char *>link.rx + found.data, request.data_bytes)
-            if found.kind == REFUSAL:
-                return "refusal", found.code
-            if found.kind == WRONG:
-                return "wrong", foreign
-        return "more", foreign
-    finally:
-        free_line(line)

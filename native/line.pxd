@@ -20,6 +20,7 @@ from parkfleet.native.model cimport (
     Transaction, Unit,
 )
 from parkfleet.native.registers cimport decode_request
+from parkfleet.native.results cimport put_bytes
 from parkfleet.native.scan cimport end_scan, is_over, mark
 
 cdef enum:
@@ -154,7 +155,8 @@ cdef inline void settle_unreached(State *state, Connection *link, Transaction *t
     cdef Unit *unit = transaction.meter.unit
     cdef int64_t not_before = unit.not_before
     link.line.counters.exceptions += 1
-    missed(state, link.line, unit, EXCEPTION | code, transaction.sent, 0)
+    if not transaction.meter.failed:
+        missed(state, link.line, unit, EXCEPTION | code, transaction.sent, 0)
     unit.late = 0  # this was the answer
     unit.not_before = not_before
     plan_probes(link.line)
@@ -175,7 +177,7 @@ cdef inline void settle_answer(State *state, Connection *link, Transaction *tran
         return
     # A refusal is five bytes, whatever was asked for.
     learn(meter.unit, state.now - transaction.sent_end - (5 * link.line.byte_ns if code else request.in_ns))
-    answered_well(link.line, meter.unit)
+    answered_well(link.line, meter.unit, state.now)
     meter.answered += 1
     if code:
         link.line.counters.exceptions += 1
@@ -223,8 +225,9 @@ cdef inline void settle_timeout(State *state, Connection *link, Transaction *tra
         transaction.meter.timeouts += 1
     else:
         line.counters.corrupt += 1
-    missed(state, line, transaction.meter.unit, cause, transaction.sent,
-           transaction.sent_end - transaction.sent + transaction.request.in_ns)
+    if not transaction.meter.failed:  # several may have been under way: together they are one miss
+        missed(state, line, transaction.meter.unit, cause, transaction.sent,
+               transaction.sent_end - transaction.sent + transaction.request.in_ns)
     settle_failure(state, link, transaction, cause)
     if line.kind == SERIAL:
         line.counters.stray += <uint64_t>(link.size - link.boundary)
@@ -274,6 +277,8 @@ cdef inline bint send_request(State *state, Connection *link, Meter *meter, int 
     line.counters.requests += 1
     line.counters.bytes_out += request.frame_size
     if say(link, request.frame, request.frame_size):
+        if line.tapped:
+            put_bytes(state, 0, request.frame, request.frame_size)
         return True
     error = errno
     lose(state, link, error)

@@ -202,6 +202,7 @@ cdef struct Line:
     uint8_t failed          # tried and down: meters due meanwhile are told as disconnected
     uint8_t lending         # somebody else wants the serial port: no scan is begun
     uint8_t lent            # and has it: nothing is sent or listened to
+    uint8_t tapped          # what goes over its wire is written down
     uint64_t loans          # how often it was lent
     int32_t index
     int32_t error           # errno of the last failure
@@ -227,6 +228,7 @@ cdef struct Line:
     int64_t budget          # what dead meters may still use, ns; below 0 after a probe
     int64_t goodwill        # what waiting for units that are well may still cost in vain, ns; may go below 0
     int64_t budget_at       # when both were reckoned
+    int64_t rally_at        # silent units are not asked out of turn before it
     int64_t blocked_since   # requests wait for silence; 0: they do not
     int64_t wake            # the line's next timer, monotonic
     int32_t timer_at        # its place in the engine's timers
@@ -263,3 +265,4 @@ cdef struct State:
     Line **timers           # heap by wake
     int32_t timer_count
     Ring ring
+    Ring taps               # bytes off the wire; no memory until somebody wants them

@@ -1,4 +1,5 @@
-"""Results: finished scans in a ring of bytes, from the engine's thread to whoever takes them. One writer, one reader.
+"""Results: finished scans (and, where wanted, the bytes of a wire) in a ring of bytes, from the engine's thread to
+whoever takes them. One writer, one reader.
 
 A record never lies across the end of the ring: what is left there is skipped with a filler. A full ring drops the
 newest record and counts it; nothing waits.
@@ -7,7 +8,8 @@ newest record and counts it; nothing waits.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from parkfleet.native.model cimport Meter, Ring
+from parkfleet.native.clock cimport wall
+from parkfleet.native.model cimport Meter, Ring, State
 
 cdef extern from *:
     """
@@ -82,6 +84,19 @@ cdef inline bint put_record(Ring *ring, const Meter *meter, int64_t slot_ms) noe
     memcpy(at, meter.texts, meter.text_size)
     pf_store(&ring.head, ring.head + meter.record_size)
     return True
+
+
+cdef inline void put_bytes(State *state, uint32_t direction, const uint8_t *data, uint32_t size) noexcept nogil:
+    """What went over a tapped wire just now: tag 0 out, 1 in; slot_ms is ns UTC here."""
+    cdef uint32_t room = (<uint32_t>sizeof(RecordHead) + size + 7) & ~<uint32_t>7
+    cdef RecordHead *head = <RecordHead *>reserve(&state.taps, room)
+    if head == NULL:
+        state.taps.overruns += 1
+        return
+    head.size, head.tag, head.slot_ms, head.text_size = room, direction, wall(), size
+    head.filler = head.request_count = head.column_count = head.values = 0
+    memcpy(head + 1, data, size)
+    pf_store(&state.taps.head, state.taps.head + room)
 
 
 cdef inline RecordHead *next_record(Ring *ring) noexcept nogil:

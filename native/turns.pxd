@@ -52,58 +52,73 @@ cdef inline int64_t link_wake(const State *state, const Connection *link) noexce
 
 
 cdef inline Meter *probe_due(State *state, Line *line) noexcept nogil:
-    """The meter by which a silent unit is asked now, or NULL."""
+    """The meter by which a silent unit is asked now, or NULL: of those that may be, the one that was not for longest."""
     cdef int i
-    cdef Unit *unit
     cdef Meter *meter
+    cdef Meter *found = NULL
     refill(line, state.now)
     for i in range(line.unit_count):
-        unit = &line.units[i]
-        if unit.misses and probe_time(line, unit) <= state.now:
-            meter = &line.meters[unit.probe_meter]
+        if line.units[i].misses and probe_time(line, &line.units[i]) <= state.now:
+            meter = &line.meters[line.units[i].probe_meter]
             if meter.place == READY or meter.place == WAITING:
-                return meter
-    return NULL
+                if found == NULL or meter.unit.last_probe < found.unit.last_probe:
+                    found = meter
+    return found
 
 
 cdef inline Meter *open_scan(State *state, Line *line) noexcept nogil:
-    """A scan under way that can send its next request, or NULL."""
+    """Of the scans under way that can send their next request, the one with the earliest deadline, or NULL."""
     cdef int i
+    cdef Meter *meter
+    cdef Meter *found = NULL
     for i in range(line.active_count):
-        if line.active[i].unit.not_before <= state.now and next_request(line.active[i]) >= 0:
-            return line.active[i]
-    return NULL
+        meter = line.active[i]
+        if (found == NULL or meter.key < found.key) and meter.unit.not_before <= state.now and next_request(meter) >= 0:
+            found = meter
+    return found
+
+
+cdef inline Meter *probe(State *state, Line *line) noexcept nogil:
+    """Begins the scan of a silent unit that is asked now; NULL: none is."""
+    cdef Meter *meter = probe_due(state, line)
+    plan_probes(line)
+    if meter == NULL:
+        return NULL
+    if meter.place == READY:
+        remove(line.ready, &line.ready_count, meter)
+        begin_scan(state, line, meter, False)
+    else:
+        remove(line.waiting, &line.waiting_count, meter)
+        begin_scan(state, line, meter, meter.interval and meter.slot > state.now + state.wall_offset)
+    meter.unit.next_probe = state.now + line.timeout + 10 * PF_S  # this one settles it
+    plan_probes(line)
+    return meter
 
 
 cdef inline Meter *next_turn(State *state, Line *line) noexcept nogil:
-    """Whose request goes next: a scan under way, a probe, the earliest deadline; NULL: nobody's."""
+    """Whose request goes next, NULL: nobody's. The earliest deadline, also in the midst of another meter's scan.
+
+    Probes of silent units go between scans, and before the next one: their budget bounds what that costs.
+    """
     cdef Meter *meter = open_scan(state, line)
-    if meter != NULL or state.stop_by or line.lending:
+    cdef Meter *due
+    if state.stop_by or line.lending:
         return meter
-    if line.dead_count and line.next_probe <= state.now:
-        meter = probe_due(state, line)
-        plan_probes(line)
-        if meter != NULL:
-            if meter.place == READY:
-                remove(line.ready, &line.ready_count, meter)
-                begin_scan(state, line, meter, False)
-            else:
-                remove(line.waiting, &line.waiting_count, meter)
-                begin_scan(state, line, meter, meter.interval and meter.slot > state.now + state.wall_offset)
-            meter.unit.next_probe = state.now + line.timeout + 10 * PF_S  # this one settles it
-            plan_probes(line)
-            return meter
-    while line.ready_count:
-        meter = line.ready[0]
-        remove(line.ready, &line.ready_count, meter)
-        if meter.unit.misses:
-            tell_bad(state, line, meter, meter.unit.cause)
-        elif meter.unit.not_before > state.now:
-            wait_until(line, meter, meter.unit.not_before)
+    if meter == NULL and line.dead_count and line.next_probe <= state.now:
+        due = probe(state, line)
+        if due != NULL:
+            return due
+    while line.ready_count and (meter == NULL or line.ready[0].key < meter.key):
+        due = line.ready[0]
+        remove(line.ready, &line.ready_count, due)
+        if due.unit.misses:
+            tell_bad(state, line, due, due.unit.cause)
+        elif due.unit.not_before > state.now:
+            wait_until(line, due, due.unit.not_before)
         else:
-            begin_scan(state, line, meter, False)
-            return meter
-    return NULL
+            begin_scan(state, line, due, False)
+            return due
+    return meter
 
 
 cdef inline Connection *idle_link(Line *line) noexcept nogil:

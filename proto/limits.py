@@ -11,6 +11,8 @@ PROTOCOL_VERSION: Final = 1
 
 #: Any message on any stream, in bytes. Firmware and logs never travel on the session.
 MAX_MESSAGE_BYTES: Final = 1024**2
+#: A join token with a request for a certificate, or a certificate with a proof: a kilobyte. Bytes.
+MAX_ENROLMENT_BYTES: Final = 16 * 1024
 #: A hello or a status has a dozen short fields; the controller keeps the last of each gateway in memory. Bytes.
 MAX_HELLO_BYTES: Final = 4 * 1024
 MAX_STATUS_BYTES: Final = 4 * 1024

@@ -17,6 +17,8 @@ MAX_INTERVALS: Final = 4
 LineKind = Literal["serial", "ascii", "tcp", "rtu+tcp", "tls", "udp"]
 #: Who switches the RS-485 transmitter: the driver by RTS, high while sending (rts) or low (rts-low).
 Rs485 = Literal["rts", "rts-low"]
+#: How readings are said to the broker.
+EncodingName = Literal["compact", "json"]
 
 
 class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,6 +87,7 @@ class ControllerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     url: str  # host:port
     trial: Duration = duration("120s")  # a new configuration must prove itself for so long before it is confirmed
+    identity: str = "identity"  # folder with our certificate, which `parkfleet agent enroll` makes
 
     def __post_init__(self) -> None:
         if not 1 <= self.trial <= 3600:
@@ -179,6 +182,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     controller: ControllerConfig | None = None
     profiles: list[str] = []  # folders searched before the built-in library
     timezone: str | None = None  # IANA name; intervals are counted from its midnight. Default: the system's
+    encoding: EncodingName = "compact"
     rules: Annotated[list[RuleConfig], Meta(max_length=200)] = []  # what is told at once
     deadbands: Annotated[list[DeadbandConfig], Meta(max_length=200)] = []  # what need not be delivered
 
@@ -210,7 +214,7 @@ class LineAddress(msgspec.Struct, frozen=True):
     @property
     def is_serial(self) -> bool:
         """Whether it hangs on a serial port."""
-        return bool(self.device)
+        return self.kind in ("serial", "ascii")
 
     def under(self, folder: Path) -> "LineAddress":
         """With its files named from the folder of the configuration."""

@@ -16,5 +16,5 @@ def configure_logging(level: str) -> None:
     handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # pymodbus and paho tell every byte at debug; ours is the log of an agent, not of a wire.
-    for noisy in ("pymodbus", "paho", "asyncio", "grpc"):
+    for noisy in ("pymodbus", "paho", "asyncio", "grpc", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

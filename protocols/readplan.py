@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 
 from parkfleet.protocols.config import LineAddress
 from parkfleet.protocols.learned import Learned
-from parkfleet.protocols.modbus.pdu import ReadRequest
+from parkfleet.protocols.modbus.pdu import ReadRequest, data_bytes
 from parkfleet.protocols.modbus.rtu import silence
 from parkfleet.protocols.profile import BIT_TABLES, Point, Profile, Table
 
@@ -91,7 +91,6 @@ def _cuts(
     holes += [(hole.address, hole.address + hole.count) for hole in learned.holes if hole.table == table]
     # What is refused alone is refused in every block around it.
     holes += [(point.address, point.address + point.count) for point in learned.refused if point.table == table]
-    per_item = cost.byte * (1 / 8 if table in BIT_TABLES else 2)
     best = [0.0] + [float("inf")] * len(points)
     came_from = [0] * (len(points) + 1)
     for first, point in enumerate(points):
@@ -101,7 +100,7 @@ def _cuts(
             is_legal = end - point.address <= limit and not any(a < end and point.address < b for a, b in holes)
             if not is_legal and behind > first + 1:
                 break
-            seconds = best[first] + cost.request + per_item * (end - point.address)
+            seconds = best[first] + cost.request + cost.byte * data_bytes(table, end - point.address)
             if seconds < best[behind]:
                 best[behind], came_from[behind] = seconds, first
     runs, behind = [], len(points)

@@ -40,7 +40,8 @@ def mosquitto_path() -> str | None:
 async def running_broker(directory: Path, port: int | None = None, extra: str = "") -> AsyncIterator[RunningBroker]:
     """Starts a broker with its files in a directory; it ends with the block.
 
-    port: default is a free one. extra: further lines for mosquitto.conf. Raises NoBrokerError.
+    port: default is a free one. extra: further lines for mosquitto.conf, which no other broker can stand in for.
+    Raises NoBrokerError.
     """
     port = port or free_port()
     command, name = _command(directory, port, extra)
@@ -65,6 +66,8 @@ def _command(directory: Path, port: int, extra: str) -> tuple[list[str], str]:
             lines.append("user root")  # otherwise it becomes a user who may not write into our directory
         config.write_text("\n".join(lines) + "\n")
         return [mosquitto, "-c", str(config)], "mosquitto"
+    if extra:
+        raise NoBrokerError("these settings need mosquitto itself: `apt install mosquitto`")
     if importlib.util.find_spec("iotcore"):
         config = directory / "iotcore.toml"
         config.write_text(_iotcore_config(port))

@@ -25,6 +25,7 @@ class MoodyBroker:
         self.connect_code = connect_code
         self.subscribe_code = subscribe_code
         self.taken: list[tuple[str, bytes]] = []
+        self.content_types: dict[str, str] = {}  # by topic, as last said
         self.refused = 0
         self.connections = 0
         self.port = 0
@@ -72,7 +73,8 @@ class MoodyBroker:
                     properties += bytes([_MAXIMUM_PACKET_SIZE]) + struct.pack(">I", self._announced)
                 return _framed(CONNACK, bytes([0, self.connect_code]) + _length(len(properties)) + properties)
             case 3:  # PUBLISH
-                topic, packet_id, payload = _publish(body, aliases)
+                topic, packet_id, payload, content_type = _publish(body, aliases)
+                self.content_types[topic] = content_type
                 code = self.mood(topic, payload)
                 if code is None:
                     return b"-"
@@ -90,29 +92,30 @@ class MoodyBroker:
         return b""
 
 
-def _publish(body: bytes, aliases: dict[int, str]) -> tuple[str, bytes, bytes]:
-    """Topic, packet id and payload of a publish with QoS 1."""
+def _publish(body: bytes, aliases: dict[int, str]) -> tuple[str, bytes, bytes, str]:
+    """Topic, packet id, payload and content type of a publish with QoS 1."""
     (size,) = struct.unpack_from(">H", body)
     topic = body[2 : 2 + size].decode()
     at = 2 + size + 2
     packet_id = body[at - 2 : at]
     length, used = _read_length(body[at:])
-    properties = body[at + used : at + used + length]
-    alias = _alias(properties)
+    alias, content_type = _properties(body[at + used : at + used + length])
     if alias:
         topic = aliases.setdefault(alias, topic)
-    return topic, packet_id, body[at + used + length :]
+    return topic, packet_id, body[at + used + length :], content_type
 
 
-def _alias(properties: bytes) -> int:
-    """The topic alias (0x23) among the properties that our publisher sends: content type (0x03) and alias."""
-    at = 0
+def _properties(properties: bytes) -> tuple[int, str]:
+    """What our publisher says: topic alias (0x23, 0 for none) and content type (0x03)."""
+    at = alias = 0
+    content_type = ""
     while at < len(properties):
+        (number,) = struct.unpack_from(">H", properties, at + 1)  # the alias, or the length of the text
         if properties[at] == 0x23:
-            return int(struct.unpack_from(">H", properties, at + 1)[0])
-        (size,) = struct.unpack_from(">H", properties, at + 1)
-        at += 3 + size
-    return 0
+            alias, at = number, at + 3
+        else:
+            content_type, at = properties[at + 3 : at + 3 + number].decode(), at + 3 + number
+    return alias, content_type
 
 
 async def _packet(reader: asyncio.StreamReader) -> tuple[int, bytes]:

@@ -75,7 +75,7 @@ class LinkProxy:
 
     async def _pass_both_ways(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            there, back = await asyncio.open_connection(*self._target)
+            there, back = await self._dial()
         except OSError:
             return
         try:
@@ -89,6 +89,10 @@ class LinkProxy:
                 await asyncio.gather(up, down, return_exceptions=True)
         finally:
             back.transport.abort()
+
+    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to the target. Raises OSError."""
+        return await asyncio.open_connection(*self._target)
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, up: bool) -> None:
         with contextlib.suppress(OSError):

@@ -10,7 +10,7 @@ import pytest
 
 from parkfleet.controller.database import Database
 from parkfleet.protocols.config import BrokerConfig
-from parkfleet.simulators.broker import RunningBroker, running_broker
+from parkfleet.simulators.broker import RunningBroker, mosquitto_path, running_broker
 from parkfleet.simulators.proxy import LinkProxy
 from tests.postgres import Postgres, PostgresMissingError, database_name
 
@@ -34,6 +34,13 @@ async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
     folder.mkdir()
     async with running_broker(folder) as running:
         yield running
+
+
+@pytest.fixture
+def mosquitto() -> None:
+    """For tests of what only mosquitto can be set to do; it is always there in CI."""
+    if mosquitto_path() is None:
+        pytest.skip("mosquitto is not installed: sudo apt install mosquitto")
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ class ReadRequest:
     @property
     def data_bytes(self) -> int:
         """Bytes of values in the answer."""
-        return (self.count + 7) // 8 if self.table in BIT_TABLES else 2 * self.count
+        return data_bytes(self.table, self.count)
 
     def values(self, pdu: bytes) -> list[int]:
         """The registers (or bits, 0 and 1) of an answer. Raises ExceptionAnswerError, CorruptAnswerError."""
@@ -96,6 +96,11 @@ class ReadRequest:
         if self.table in BIT_TABLES:
             return [pdu[2 + bit // 8] >> bit % 8 & 1 for bit in range(self.count)]
         return list(struct.unpack_from(f">{self.count}H", pdu, 2))
+
+
+def data_bytes(table: Table, count: int) -> int:
+    """Bytes of values in the answer to a read of so many registers or bits."""
+    return (count + 7) // 8 if table in BIT_TABLES else 2 * count
 
 
 def check_function(function: int, pdu: bytes) -> None:

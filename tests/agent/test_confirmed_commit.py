@@ -21,8 +21,8 @@ from parkfleet.protocols.document import Document
 from parkfleet.simulators.broker import RunningBroker, free_port
 from parkfleet.simulators.processes import Child
 from tests.agent.site import Site, stopped, subscribed
-from tests.controller.test_fleet_cli import parkfleet
 from tests.eventually import eventually
+from tests.identity.guarded import guarded
 
 LAYER = LayerName.parse("gateway/demo/gw-01")
 TRIAL = "2s"
@@ -169,28 +169,26 @@ async def test_killed_while_applying(managed: Managed, broker: RunningBroker, st
 async def test_controller_killed_while_a_gateway_applies(site: Site, broker: RunningBroker, tmp_path: Path) -> None:
     """When it is back it knows what was stored, and the gateway, which went on, confirms it."""
     port = free_port()
-    address, data = f"127.0.0.1:{port}", tmp_path / "data"
-    command = [sys.executable, "-m", "parkfleet", "controller", "run", "--listen", address, "--data", str(data)]
+    listen = f"127.0.0.1:{port}"
+    ports = ("--enrolment", f"127.0.0.1:{free_port()}", "--operators", f"127.0.0.1:{free_port()}")
     path = site.configure(broker.port)
     layer = yaml.safe_load(path.read_text())
-    layer["controller"] = {"url": address, "trial": "15s"}
+    layer["controller"] = {"url": listen, "trial": "15s"}
     path.write_text(yaml.safe_dump(layer))
-
-    def controller() -> Child:
-        return Child("controller", [*command, "--heartbeat", "1s"], tmp_path / "controller.log")
-
-    async with subscribed(broker) as subscriber, site.agent() as agent:
-        async with controller() as first:
-            await eventually(lambda: "is online" in first.output())
-            store = ("fleet", "config", "edit", str(LAYER), "--file", str(path), "-m", "x", "--controller", address)
-            code, out, err = await parkfleet(*store)
-            assert code == 0 and "stored as revision 1" in out, err
-            await eventually(lambda: "is on trial" in agent.output())
-            first.kill()
-            await first.wait()
-        async with controller():
-            await eventually(lambda: "configuration 1 is confirmed" in agent.output(), 60)
-            _, out, _ = await parkfleet("fleet", "config", "history", str(LAYER), "--json", "--controller", address)
-            assert [one["revision"] for one in json.loads(out)] == [1]
-        await stopped(agent, subscriber)
+    async with subscribed(broker) as subscriber:
+        async with guarded(tmp_path, *ports, listen=listen) as first:
+            code, _, err = await first.enrol(await first.token("demo"), path)
+            assert code == 0, err
+            async with site.agent() as agent:
+                await eventually(lambda: "is online" in first.child.output())
+                out = await first.fleet("config", "edit", str(LAYER), "--file", str(path), "-m", "x")
+                assert "stored as revision 1" in out
+                await eventually(lambda: "is on trial" in agent.output())
+                first.child.kill()
+                await first.child.wait()
+                async with guarded(tmp_path, *ports, listen=listen) as second:
+                    await eventually(lambda: "configuration 1 is confirmed" in agent.output(), 60)
+                    out = await second.fleet("config", "history", str(LAYER), "--json")
+                    assert [one["revision"] for one in json.loads(out)] == [1]
+                await stopped(agent, subscriber)
         assert site.verdict(subscriber).ok, site.verdict(subscriber)

@@ -8,6 +8,7 @@ from parkfleet.agent.configuration import Configuration
 from parkfleet.agent.forecast import LineForecast, forecast
 from parkfleet.agent.plan import make_plan
 from parkfleet.protocols.config import BrokerConfig, GatewayConfig, LineConfig, MeterConfig
+from parkfleet.protocols.profile import Point, Profile
 from parkfleet.protocols.quantity import Duration
 from tests.agent.conftest import SMALL
 
@@ -55,9 +56,34 @@ def test_overload_is_told_and_shared() -> None:
     assert all(0.3 < meter.late < 0.7 for meter in found.meters)
 
 
-def test_short_interval_behind_a_long_scan() -> None:
-    """A meter due more often than its neighbours' scans allow is named, though the load is below one."""
-    scan = of(1.0, url="serial:///dev/ttyUSB0?baud=1200").meters[0].scan_s
-    found = of(1.2 * scan, 40 * scan, 40 * scan, url="serial:///dev/ttyUSB0?baud=1200")
+def test_earliest_deadline_goes_first_also_within_a_scan() -> None:
+    """A meter due in the midst of its neighbours' scans is read between their requests, and not late."""
+    url = "serial:///dev/ttyUSB0?baud=1200"
+    scan = of(1.0, url=url).meters[0].scan_s
+    assert of(1.2 * scan, 40 * scan, 40 * scan, url=url).late == []
+
+
+def test_short_interval_behind_a_long_request() -> None:
+    """A meter due more often than one request of its neighbours takes is named, though the load is below one."""
+    url = "serial:///dev/ttyUSB0?baud=1200"
+    long = Profile("long", {"en": "Long"}, "power", "test", [Point("text", "string", 0, registers=64)])
+    short = Profile("short", {"en": "Short"}, "power", "test", [Point("a", "uint16", 0)])
+    meters = [
+        MeterConfig("quick", "bus", 1, "short", Duration(0.5)),
+        MeterConfig("slow", "bus", 2, "long", Duration(60)),
+    ]
+    gateway = GatewayConfig("p", "g", BrokerConfig("mqtt://127.0.0.1:1"), [LineConfig("bus", url)], meters)
+    (line,) = make_plan(Configuration(gateway, {"long": long, "short": short}, Path())).lines
+    found = forecast(line)
+    assert found.meters[1].scan_s > 1.0
     assert found.load < 1
-    assert found.late == ["m0"]
+    assert found.late == ["quick"]
+
+
+def test_overload_of_mixed_intervals_starves_nobody() -> None:
+    """The line is kept busy, and all of its time is shared out: what is read takes just that."""
+    scan = of(1.0).meters[0].scan_s
+    found = of(scan * 1.5, scan * 3, scan * 3)
+    assert found.load == pytest.approx(4 / 3)
+    assert all(0 < meter.late < 0.5 for meter in found.meters)
+    assert sum(meter.share * (1 - meter.late) for meter in found.meters) == pytest.approx(1.0, rel=0.05)

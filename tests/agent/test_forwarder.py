@@ -13,7 +13,7 @@ from parkfleet.agent import delivery, forwarder, pace
 from parkfleet.agent.buffer import Buffer
 from parkfleet.agent.forwarder import Forwarder
 from parkfleet.agent.store import NewBatch
-from parkfleet.protocols.config import BrokerConfig, BufferConfig
+from parkfleet.protocols.config import BrokerConfig, BufferConfig, EncodingName
 from parkfleet.protocols.mqtt import MqttConnection
 from parkfleet.protocols.payload.chain import CHAINED, KEY
 from parkfleet.protocols.payload.codecs import CODEC, decode, encode
@@ -78,11 +78,11 @@ async def buffer(tmp_path: Path) -> AsyncIterator[Buffer]:
 
 @contextlib.asynccontextmanager
 async def forwarding(
-    buffer: Buffer, port: int, ack_timeout: float = 5.0, key_every: int = 1
+    buffer: Buffer, port: int, ack_timeout: float = 5.0, key_every: int = 1, encoding: EncodingName = "compact"
 ) -> AsyncIterator[Forwarder]:
     """A forwarder that runs for the block."""
     config = BrokerConfig(f"mqtt://127.0.0.1:{port}", ack_timeout=Duration(ack_timeout), key_every=key_every)
-    running = Forwarder(buffer, config, TOPICS, Path(), "0")
+    running = Forwarder(buffer, config, TOPICS, Path(), "0", encoding=encoding)
     task = asyncio.create_task(running.run())
     try:
         yield running
@@ -404,6 +404,7 @@ async def test_broker_that_breaks_off_at_large_packets(buffer: Buffer, monkeypat
         assert rows_taken(broker) == rows_of(1, rows=20)
 
 
+@pytest.mark.usefixtures("mosquitto")
 @pytest.mark.parametrize("setting", ["max_packet_size", "message_size_limit"])
 async def test_mosquitto_with_a_limit(
     buffer: Buffer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
@@ -411,11 +412,12 @@ async def test_mosquitto_with_a_limit(
     """The real broker's two limits, one announced and one not: what is larger goes in pieces."""
     monkeypatch.setattr(forwarder, "SUSPECT", (2, LIMIT))
     await buffer.append(batch(1, rows=20))
-    async with running_broker(tmp_path, extra=f"{setting} {LIMIT}") as broker:
-        if broker.name == "mosquitto":
-            async with forwarding(buffer, broker.port) as running:
-                await nothing_waits(buffer)
-                assert running.status.readings == 20 * ENTRIES
+    async with (
+        running_broker(tmp_path, extra=f"{setting} {LIMIT}") as broker,
+        forwarding(buffer, broker.port) as running,
+    ):
+        await nothing_waits(buffer)
+        assert running.status.readings == 20 * ENTRIES
 
 
 async def test_reconnect_after_short_cut(buffer: Buffer) -> None:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parkfleet.agent.configuration import Configuration, load_configuration
@@ -60,8 +60,8 @@ def only(plan: Plan) -> tuple[LinePlan, MeterPlan]:
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[list[Point], dict[str, str]]:
-    """Up to six points near each other, some of them seldom, in up to three intervals beside the shortest."""
-    places = draw(st.lists(st.integers(0, 60), min_size=2, max_size=6, unique=True))
+    """Up to nine points near each other, some of them seldom, in up to three intervals beside the shortest."""
+    places = draw(st.lists(st.integers(0, 60), min_size=2, max_size=9, unique=True))
     points = [Point(f"p{index}", "uint16", address) for index, address in enumerate(places)]
     kinds = draw(st.lists(st.sampled_from([2, 3, 6, 9000]), min_size=1, max_size=3, unique=True))
     rest = len(points) - 1
@@ -69,6 +69,7 @@ def cases(draw: st.DrawFn) -> tuple[list[Point], dict[str, str]]:
     return points, {p.id: f"{100 * times}ms" for p, times in zip(points, every, strict=True) if times > 1}
 
 
+@settings(deadline=None)
 @given(cases())
 def test_wire_time_is_the_least_over_all_slots(case: tuple[list[Point], dict[str, str]]) -> None:
     """Each slot asks for what is due in it, in the cheapest of all ways to cut that into requests: so no plan takes

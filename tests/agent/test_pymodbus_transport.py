@@ -2,14 +2,19 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 import ssl
-import subprocess
 import tty
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from pymodbus.framer import FramerType
 from pymodbus.server import ModbusSerialServer, ModbusTlsServer, ModbusUdpServer
 from pymodbus.server.base import ModbusBaseServer
@@ -31,10 +36,18 @@ def device() -> SimDevice:
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[Path, Path]:
     """A certificate for localhost, and its key."""
+    secret = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests")])
+    hosts = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    builder = x509.CertificateBuilder(name, name, secret.public_key(), x509.random_serial_number())
+    now = datetime.now(UTC)
+    builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    builder = builder.add_extension(hosts, critical=False)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    plain = serialization.NoEncryption()
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    subprocess.run([*command, "-keyout", str(key), "-out", str(cert), *subject], check=True, capture_output=True)
+    cert.write_bytes(builder.sign(secret, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    key.write_bytes(secret.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
     return cert, key
 
 
@@ -75,6 +88,18 @@ async def test_tls(certificate: tuple[Path, Path], tmp_path: Path) -> None:
         await read_all(parse_line_url(f"tls://localhost:{port}?ca=cert.pem").under(tmp_path))
         with pytest.raises(LineDownError, match=r"nobody answers there, or not over tls|certificate"):
             await open_transport(parse_line_url(f"tls://localhost:{port}"))  # not an authority the system knows
+
+
+async def test_tls_with_a_certificate_of_ours(certificate: tuple[Path, Path], tmp_path: Path) -> None:
+    """An endpoint that asks for one gets it, and refuses whoever has none."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificate[0])
+    context.load_cert_chain(*certificate)
+    context.verify_mode = ssl.CERT_REQUIRED
+    port = free_port()
+    async with serving(ModbusTlsServer(device(), sslctx=context, address=("127.0.0.1", port))):
+        await read_all(parse_line_url(f"tls://localhost:{port}?ca=cert.pem&cert=cert.pem&key=key.pem").under(tmp_path))
+        with pytest.raises((LineDownError, AnswerTimeoutError)):
+            await read_all(parse_line_url(f"tls://localhost:{port}?ca=cert.pem").under(tmp_path))
 
 
 async def test_tls_certificates_missing() -> None:

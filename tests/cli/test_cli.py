@@ -81,6 +81,47 @@ def test_groups_are_imported_when_called(arguments: list[str], absent: list[str]
     assert [name for name in absent if any(m == name or m.startswith(f"{name}.") for m in modules)] == []
 
 
+@pytest.fixture
+def two_meters(tmp_path: Path) -> Path:
+    """A line at 9600 baud with a meter at 1 s and one at 250 ms, of two registers each: 35 ms a scan."""
+    (tmp_path / "two.yaml").write_text(
+        "profile: two\ntitle: {en: Two}\nmedium: power\nsource: this test\n"
+        "points: [{id: a, type: uint32, address: 0}]\n"
+    )
+    path = tmp_path / "gateway.yaml"
+    path.write_text(
+        "park: p\ngateway: g\nbroker: {url: mqtt://127.0.0.1:1883}\nprofiles: [.]\n"
+        "lines: [{id: bus1, url: 'serial:///dev/nothing-here?baud=9600'}]\n"
+        "meters:\n"
+        "  - {id: m1, line: bus1, unit: 1, profile: two, interval: 1s}\n"
+        "  - {id: m2, line: bus1, unit: 2, profile: two, interval: 250ms}\n"
+    )
+    return path
+
+
+def test_agent_plan_before_anything_is_wired(two_meters: Path) -> None:
+    """Load in percent of the wire, and the shortest cycle: 24 characters at 9600 baud and 10 ms for each of the two."""
+    done = parkfleet("agent", "plan", str(two_meters))
+    assert done.returncode == 0, done.stderr
+    first, *meters = done.stdout.splitlines()
+    assert first == "line bus1: load 17.5%, shortest cycle 0.070 s"
+    assert [" ".join(line.split()) for line in meters] == [
+        "m1 every 1 s 1 requests, 2 registers 35.0 ms 3.50%",
+        "m2 every 0.25 s 1 requests, 2 registers 35.0 ms 14.00%",
+    ]
+
+
+def test_agent_plan_tells_what_would_be_late(two_meters: Path) -> None:
+    """By name and share of slots, with exit code 3; the same as JSON."""
+    two_meters.write_text(two_meters.read_text().replace("baud=9600", "baud=300"))
+    done = parkfleet("agent", "plan", str(two_meters))
+    assert done.returncode == 3
+    assert "m2" in [line.split()[0] for line in done.stdout.splitlines() if "LATE" in line]
+    (line,) = json.loads(parkfleet("agent", "plan", str(two_meters), "--json").stdout)
+    assert line["load"] > 1
+    assert {meter["id"]: meter["late"] > 0 for meter in line["meters"]}["m2"]
+
+
 def test_agent_check_good_file(tmp_path: Path) -> None:
     """A good file is said to be good, with each line's load; as JSON for scripts."""
     path = tmp_path / "gateway.yaml"

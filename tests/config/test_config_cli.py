@@ -9,10 +9,9 @@ import pytest
 from parkfleet.controller.config_secrets import SecretBox
 from parkfleet.controller.config_store import ConfigStore
 from parkfleet.controller.database import Database
-from parkfleet.simulators.processes import Child
 from tests.config.fleet import LAYERS, revision
-from tests.controller.test_fleet_cli import PARKFLEET, address_of, parkfleet
-from tests.eventually import eventually
+from tests.controller.test_fleet_cli import parkfleet
+from tests.identity.guarded import guarded
 
 Fleet = Callable[..., Awaitable[tuple[int, str, str]]]
 
@@ -28,10 +27,9 @@ async def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         draft = revision(number, layer, text)
         await store.append(draft.layer, draft.tree, "alice", "begin", draft.at_ms, 0)
     await database.close()
-    command = [*PARKFLEET, "controller", "run", "--listen", "127.0.0.1:0", "--data", str(data)]
-    async with Child("controller", command, tmp_path / "controller.log") as child:
-        await eventually(lambda: "listening on" in child.output() or not child.running)
-        monkeypatch.setenv("PARKFLEET_CONTROLLER", address_of(child))
+    async with guarded(tmp_path) as controller:
+        for name, value in controller.env.items():
+            monkeypatch.setenv(name, value)
         monkeypatch.chdir(tmp_path)
         yield lambda *arguments: parkfleet("fleet", *arguments)
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import grpc
 import pytest
 
+from parkfleet.controller.admission import Admission, Turn
 from parkfleet.controller.client import FleetClient, FleetError, UnreachableError
 from parkfleet.controller.fleet import MAX_WATCHERS, FleetState
+from parkfleet.controller.listeners import BindError
 from parkfleet.controller.registry import GatewayKey, State
-from parkfleet.controller.server import BindError, ControllerServer
+from parkfleet.controller.server import ControllerServer
 from parkfleet.controller.sessions import AgentSessions, Allowance
 from parkfleet.controller.view import GatewayView
 from parkfleet.proto import common_pb2, limits
@@ -239,6 +241,50 @@ async def test_watches_are_limited(server: ControllerServer, client: FleetClient
         server.fleet.watch("")
     with pytest.raises(FleetError, match="watches are open already"):
         await anext(client.watch())
+
+
+class Door(Admission):
+    """A door that says what a test wants."""
+
+    def __init__(self, *turns: Turn) -> None:
+        super().__init__()
+        self._turns = list(turns)
+
+    def ask(self, key: GatewayKey) -> Turn:
+        """The next turn."""
+        return self._turns.pop(0)
+
+
+async def test_who_is_sent_away_is_told_for_how_long_and_costs_nothing(clock: FakeClock) -> None:
+    """The fleet knows nothing of it; when it is back it is let in."""
+    async with ControllerServer("127.0.0.1:0", 10.0, clock, door=Door(Turn(away_s=7.5), Turn())) as server:
+        async with RawAgent(server.address) as agent:
+            await agent.say(hello())
+            retry, bye = await agent.last_words()
+            assert retry.retry_after.ms == 7500
+            assert "has its place a little later" in bye.goodbye.reason
+            assert (await agent.ended())[0] is grpc.StatusCode.UNAVAILABLE
+        assert not list(server.fleet.gateways())
+        async with RawAgent(server.address) as agent:
+            await agent.join()
+
+
+async def test_who_waits_for_its_turn_may_leave(clock: FakeClock) -> None:
+    """Nothing is left of it; and a controller that stops does not wait for those who wait."""
+    door = Door(Turn(wait_s=1e6), Turn(wait_s=1e6), Turn(wait_s=0.001))
+    async with AsyncExitStack() as guests:
+        async with ControllerServer("127.0.0.1:0", 10.0, clock, door=door) as server:
+            async with RawAgent(server.address) as agent:
+                await agent.say(hello())
+                await eventually(lambda: door.counts.held == 1)
+            await eventually(lambda: door.counts.held == 0)
+            waiting = await guests.enter_async_context(RawAgent(server.address))
+            await waiting.say(hello())
+            await eventually(lambda: door.counts.held == 1)
+            third = await guests.enter_async_context(RawAgent(server.address))
+            await third.join()
+        assert (door.counts.held, door.counts.begun) == (0, 1)
+        assert (await waiting.ended())[0] is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_second_controller_on_the_same_port(server: ControllerServer) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parkfleet.agent.engine_spec import field_spec
-from parkfleet.native.engine import decode_answer
+from parkfleet.native.engine_parts import decode_answer
 from parkfleet.native.spec import FieldSpec, MeterSpec, RequestSpec
 from parkfleet.protocols.profile import Order, Point, PointType
 from parkfleet.protocols.registers import column_of, decode

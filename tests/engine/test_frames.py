@@ -9,7 +9,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parkfleet.native.engine import search_answer
+from parkfleet.native.engine_parts import search_answer
 from parkfleet.native.spec import SERIAL, LineSpec
 from parkfleet.protocols.modbus import rtu
 from tests.engine.rig import MS, PtySlave, Rig, expected, good_pdu, meter, serial_line

@@ -66,12 +66,31 @@ def test_overload_sheds_by_turns_and_counts() -> None:
         assert max(each) - min(each) <= 2, str(turns)
 
 
-def test_short_interval_goes_before_a_long_scan() -> None:
-    """Earliest deadline first: a slow meter's many blocks do not cost the fast one its slots."""
-    slow = meter(1, 1, 2000 * MS, tuple((10 * block, 1) for block in range(30)))
-    with rig_on_pty(lambda u, pdu: [(0.004, well(u, pdu)[0][1])], slow, meter(2, 2, 250 * MS)) as (rig, _, index):
-        rig.until(lambda all: sum(record.tag == 1 for record in all) >= 2)
-        assert rig.engine.meter_counters(index)[1].missed <= 1
+def test_earliest_deadline_goes_first_also_within_a_scan() -> None:
+    """A quick meter is asked between the blocks of a slow one's long scan, and loses no slot to it."""
+    blocks = tuple((10 * block, 1) for block in range(40))
+    meters = meter(1, 1, 60_000 * MS, blocks), meter(2, 2, 100 * MS)
+
+    def slowly(unit: int, pdu: bytes) -> list[tuple[float, bytes]]:
+        return [(0.01, well(unit, pdu)[0][1])]
+
+    with rig_on_pty(slowly, *meters, timeout_ns=20_000 * MS) as (rig, slave, _):
+        rig.engine.set_clock(60_000_000_000 * MS - time.monotonic_ns() - 250 * MS)  # just before the slow one's slot
+        record = next(r for r in rig.until(lambda all: any(r.tag == 1 for r in all)) if r.tag == 1)
+    turns = [unit for _, unit, _ in slave.requests]
+    first, last = turns.index(1), len(turns) - 1 - turns[::-1].index(1)
+    assert turns[first : last + 1].count(1) == 40
+    assert turns[first : last + 1].count(2) >= 2
+    assert list(record.slots) == expected(1, *blocks)
+
+
+def test_equal_deadlines_do_not_cut_into_each_other() -> None:
+    """Meters of one interval are read one behind the other, each scan in one piece."""
+    meters = [meter(unit, unit, 1000 * MS, ((0, 1), (10, 1), (20, 1))) for unit in (1, 2, 3)]
+    with rig_on_pty(well, *meters) as (rig, slave, _):
+        rig.scans(6)
+    turns = [unit for _, unit, _ in slave.requests]
+    assert all(len(set(turns[first : first + 3])) == 1 for first in range(0, len(turns) // 3 * 3, 3)), turns
 
 
 def test_stop_lets_the_scan_under_way_end() -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from parkfleet.agent.engine import LineEngine
+from parkfleet.agent.engine_line import EngineLine
 from parkfleet.agent.plan import LinePlan, MeterPlan
 from parkfleet.protocols.config import LineConfig, MeterConfig, parse_line_url
 from parkfleet.protocols.modbus import rtu
+from parkfleet.protocols.modbus.pdu import AnswerTimeoutError, ReadRequest
 from parkfleet.protocols.payload.series import Scan
 from parkfleet.protocols.profile import Point, Profile
 from parkfleet.protocols.quality import Quality
@@ -173,6 +175,73 @@ async def test_wake_of_a_silent_meter(tmp_path: Path) -> None:
             await eventually(lambda: not running.engine.statuses["l"].meters_bad)
             with pytest.raises(KeyError):
                 running.engine.wake("nobody")
+
+
+def guest_of(running: Running, plan: LinePlan) -> EngineLine:
+    """Who asks out of turn."""
+    return EngineLine(running.engine, plan)
+
+
+class LateOnce:
+    """A slave that answers well, but for one request at a register, which it answers so late that nobody waits."""
+
+    def __init__(self, address: int) -> None:
+        self._address = address
+        self.is_armed = False
+
+    def __call__(self, unit: int, pdu: bytes) -> list[tuple[float, bytes]]:
+        if self.is_armed and int.from_bytes(pdu[1:3], "big") == self._address:
+            self.is_armed = False
+            return [(0.3, well(unit, pdu)[0][1])]
+        return well(unit, pdu)
+
+
+async def test_late_answer_to_a_guest_is_never_the_engines(tmp_path: Path) -> None:
+    """The engine asks that unit nothing until it can come no more, though it has the same length as its own answers."""
+    behave = LateOnce(500)
+    with PtySlave(behave) as slave:
+        plan = line_plan(f"serial://{device(tmp_path, slave)}?baud=115200", 1, 2, interval="100ms", timeout="200ms")
+        first = plan.meters[0].requests[0].request
+        async with Running(plan) as running:
+            await eventually(running.good)
+            for _ in range(3):
+                behave.is_armed = True
+                with pytest.raises(AnswerTimeoutError):
+                    await guest_of(running, plan).ask(ReadRequest(1, "holding", 500, first.count))
+                before = len(running.scans)
+                await eventually(lambda before=before: len(running.good(before)) >= 6)  # type: ignore[misc]
+    for scan in running.good():
+        assert scan.slots[0] == registers(scan.entry + 1, 0, 1)[0]
+
+
+async def test_late_answer_to_the_engine_is_never_a_guests(tmp_path: Path) -> None:
+    """A guest waits until the answer that the engine gave up can come no more."""
+    behave = LateOnce(0)
+    with PtySlave(behave) as slave:
+        plan = line_plan(f"serial://{device(tmp_path, slave)}?baud=115200", 1, interval="100ms", timeout="200ms")
+        first = plan.meters[0].requests[0].request
+        async with Running(plan) as running:
+            await eventually(running.good)
+            for _ in range(3):
+                before = len(running.scans)
+                behave.is_armed = True
+                await eventually(lambda before=before: any(any(s.quality) for s in running.scans[before:]))  # type: ignore[misc]
+                words = await guest_of(running, plan).ask(ReadRequest(1, "holding", 500, first.count))
+                assert words == registers(1, 500, first.count)
+                await eventually(lambda before=before: running.good(before))  # type: ignore[misc]
+
+
+async def test_guest_after_guest_waits_for_the_late_answer(tmp_path: Path) -> None:
+    """Also of a unit that is no meter of the line."""
+    behave = LateOnce(500)
+    with PtySlave(behave) as slave:
+        plan = line_plan(f"serial://{device(tmp_path, slave)}?baud=115200", 1, timeout="200ms")
+        async with Running(plan) as running:
+            guest = guest_of(running, plan)
+            behave.is_armed = True
+            with pytest.raises(AnswerTimeoutError):
+                await guest.ask(ReadRequest(7, "holding", 500, 4))
+            assert await guest.ask(ReadRequest(7, "holding", 600, 4)) == registers(7, 600, 4)
 
 
 async def test_cancelled_owner_leaves_nothing(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final
 
-from parkfleet.native.engine import Engine, decode_answer, search_answer
+from parkfleet.native.engine import Engine
+from parkfleet.native.engine_parts import decode_answer, search_answer
 from parkfleet.native.spec import (
     ORDERS,
     SERIAL,

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parkfleet.agent.configuration import Configuration
-from parkfleet.agent.control import MAX_CLIENTS, AgentRunningError, ControlSocket
+from parkfleet.agent.control import MAX_CLIENTS, AgentRunningError, ControlSocket, Conversation
 from parkfleet.agent.control_client import AgentLine, ControlClient, ControlError, NoAgentError, connected
 from parkfleet.agent.control_messages import MAX_REQUEST, Failed, LineState, Status, socket_path
 from parkfleet.agent.installer import agent_runs, reader, through_agent
@@ -258,5 +258,5 @@ async def test_too_many_clients(tmp_path: Path) -> None:
 @given(data=st.binary(max_size=200))
 def test_no_line_raises(data: bytes) -> None:
     """Whatever one line holds, the answer is a message."""
-    answer = asyncio.run(listening(Path("unused"))._answer(data))
+    answer = asyncio.run(Conversation(listening(Path("unused"))).answer(data))
     assert isinstance(answer, Failed)

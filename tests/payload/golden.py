@@ -3,7 +3,8 @@
 Written by `python -m tests.payload.golden`.
 
 A case is a folder: schema.msgpack, rows.json (rows, slots and all), envelopes of these rows: batch.msgpack (codec 1),
-key.msgpack (codec 2), chained.msgpack (codec 3: the same rows once more, continuing the key).
+key.msgpack (codec 2), chained.msgpack (codec 3: the same rows once more, continuing the key); and in JSON: series.json,
+scans.json (batch.msgpack), joined.json (the same rows, replayed, of three batches, the last without a row).
 """
 
 import json
@@ -13,7 +14,9 @@ from pathlib import Path
 
 from parkfleet.protocols.payload import delta
 from parkfleet.protocols.payload.chain import Encoder
-from parkfleet.protocols.payload.envelope import Envelope
+from parkfleet.protocols.payload.envelope import REPLAYED, Envelope
+from parkfleet.protocols.payload.parts import pack_parts
+from parkfleet.protocols.payload.scans import pack_scans, pack_series
 from parkfleet.protocols.payload.schema import Schema
 from parkfleet.protocols.payload.series import Column, Entry, Rows
 from tests.payload import vectors
@@ -82,6 +85,12 @@ def extremes() -> Case:
     return schema, [Rows(0, array("q", [5, 6, 7])), wide]
 
 
+def joined(schema: Schema, rows: list[Rows]) -> Envelope:
+    """The same rows as of three batches: all but the last row of each meter, the last one, none."""
+    parts = pack_parts([[(1, len(block.ts) - 1), (1, 1), (1, 0)] for block in rows])
+    return Envelope(1, schema.id, 1, 5, 3, REPLAYED, delta.encode(schema, rows), parts)
+
+
 CASES = {
     "everything": lambda: (vectors.SCHEMA, vectors.rows()),
     "equal-meters": equal_meters,
@@ -109,3 +118,6 @@ if __name__ == "__main__":
             codec, body = encoder.encode(rows)
             (folder / f"{kind}.msgpack").write_bytes(Envelope(codec, schema.id, 1, seq, 1, 0, body).pack())
         (folder / "rows.json").write_text(as_json(rows), "utf-8")
+        (folder / "series.json").write_bytes(pack_series(schema))
+        (folder / "scans.json").write_bytes(pack_scans(schema, batch, rows))
+        (folder / "joined.json").write_bytes(pack_scans(schema, joined(schema, rows), rows))

@@ -76,14 +76,14 @@ async def test_broker_not_there() -> None:
         await MqttConnection.open(BrokerConfig(url), "nobody")
 
 
+@pytest.mark.usefixtures("mosquitto")
 async def test_broker_refuses_us(tmp_path: Path) -> None:
     """A broker that wants a password says why it refuses."""
     (tmp_path / "passwords").write_text("")
     extra = f"allow_anonymous false\npassword_file {tmp_path}/passwords"
     async with running_broker(tmp_path, extra=extra) as broker:
-        if broker.name == "mosquitto":
-            with pytest.raises(BrokerError, match="refuses us: Not authorized"):
-                await MqttConnection.open(BrokerConfig(broker.url), "stranger")
+        with pytest.raises(BrokerError, match="refuses us: Not authorized"):
+            await MqttConnection.open(BrokerConfig(broker.url), "stranger")
 
 
 @pytest.mark.parametrize("greeting", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x20\x02\x00\x84", b"\x00" * 64])

@@ -14,8 +14,10 @@ import pytest
 from parkfleet.agent import controller_connection
 from parkfleet.agent.session import ControllerSession
 from parkfleet.agent.status import AgentFacts, AgentSnapshot, BrokerLink, ConfigurationName, ReportedState
+from parkfleet.controller.admission import Admission
+from parkfleet.controller.listeners import BindError
 from parkfleet.controller.registry import Gateway, State
-from parkfleet.controller.server import BindError, ControllerServer
+from parkfleet.controller.server import ControllerServer
 from parkfleet.proto.session_pb2 import (
     AgentMessage,
     ControllerMessage,
@@ -50,7 +52,7 @@ async def running(
 @pytest.fixture
 async def server() -> AsyncIterator[ControllerServer]:
     """A controller with the fastest heartbeat."""
-    async with ControllerServer("127.0.0.1:0", 0.1) as started:
+    async with ControllerServer("127.0.0.1:0", 0.1, door=Admission(own_burst=100_000)) as started:
         yield started
 
 
@@ -92,6 +94,19 @@ async def test_changed_state_is_reported(server: ControllerServer) -> None:
         await eventually(lambda: (g := seen(server)) and g.status and g.status.running.revision == 1)
         state = ReportedState("1.2.3", state.running, ConfigurationName(2, "b"), ConfigurationName(2, "b"), "no broker")
         await eventually(lambda: (g := seen(server)) and g.status and g.status.last_failed.reason == "no broker")
+
+
+async def test_look_reports_a_changed_state_at_once() -> None:
+    """Not an hour later, with the next heartbeat; what has not changed is not told again."""
+    state = ReportedState("1.2.3", ConfigurationName(1, "a"))
+    async with ControllerServer("127.0.0.1:0", 3600) as server, running(server.address, state=lambda: state) as session:
+        await eventually(lambda: (g := seen(server)) and g.status and g.status.running.revision == 1)
+        await eventually(lambda: session.status.heartbeats == 1)
+        session.look()
+        state = ReportedState("1.2.3", ConfigurationName(2, "b"))
+        session.look()
+        await eventually(lambda: (g := seen(server)) and g.status and g.status.running.revision == 2)
+        assert session.status.heartbeats == 1
 
 
 async def test_stopped_agent_says_goodbye(server: ControllerServer) -> None:

@@ -40,7 +40,7 @@ def upgrade() -> None:
         sa.Column("park", sa.Text, nullable=False),
         sa.Column("gateway", sa.Text, nullable=False),
         sa.Column("key_hash", sa.Text, nullable=False),  # SHA-256 of the public key, hexadecimal
-        sa.Column("request", sa.Text, nullable=False),  # PEM, PKCS #10
+        sa.Column("request", sa.Text, nullable=False),  # PKCS #10, hexadecimal
         sa.Column("peer", sa.Text, nullable=False),
         sa.Column("requested_ms", sa.BigInteger, nullable=False),
         sa.Column("state", sa.Text, nullable=False),  # pending, issued or denied

@@ -1,0 +1,162 @@
+"""Enrolment service: what a box without a valid certificate may ask, and how a gateway renews its own, over gRPC."""
+
+import logging
+from typing import Any, Final, NoReturn, TypeAlias
+
+import grpc
+from grpc import aio
+
+from parkfleet.controller.authority import RequestError, requested_key
+from parkfleet.controller.checks import RefusedError, check_name
+from parkfleet.controller.database import UNAVAILABLE
+from parkfleet.controller.deny_list import RevokedError
+from parkfleet.controller.enrolments import Application
+from parkfleet.controller.gatehouse import Credential, Gatehouse
+from parkfleet.controller.identity_errors import Fault, IdentityError
+from parkfleet.controller.listeners import PublicAddresses
+from parkfleet.controller.rate_limit import Rate, RateLimit, network_of
+from parkfleet.proto import enrolment_pb2 as pb
+from parkfleet.proto.enrolment_pb2_grpc import CertificateRenewalServicer, EnrolmentServicer
+from parkfleet.protocols.join_token import SECRET_BYTES, is_token_id
+
+Context: TypeAlias = aio.ServicerContext[Any, Any]
+
+log = logging.getLogger(__name__)
+
+#: A park's boxes behind one address, all switched on at once; then one each two seconds. An enrolment is three calls.
+PEER_RATE: Final = Rate(90, 1.5)
+#: A signature and a commit are some 5 ms: a third of a core at most goes to strangers.
+TOTAL_RATE: Final = Rate(300, 60.0)
+#: A renewal is due once in two months.
+RENEWAL_RATE: Final = Rate(5, 1 / 60)
+#: How often a box that waits for approval may ask. ms.
+ASK_AGAIN_MS: Final = 5000
+#: P-256 in DER. Bytes.
+MAX_SIGNATURE: Final = 80
+
+STATUS: Final = {
+    Fault.UNPROVEN: grpc.StatusCode.UNAUTHENTICATED,
+    Fault.REFUSED: grpc.StatusCode.PERMISSION_DENIED,
+    Fault.TAKEN: grpc.StatusCode.ALREADY_EXISTS,
+    Fault.UNKNOWN: grpc.StatusCode.NOT_FOUND,
+    Fault.WRONG: grpc.StatusCode.INVALID_ARGUMENT,
+    Fault.BUSY: grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+
+
+class EnrolmentService(EnrolmentServicer):
+    """The service of those who have proven nothing yet."""
+
+    def __init__(self, gatehouse: Gatehouse, addresses: PublicAddresses, limit: RateLimit | None = None) -> None:
+        self._gatehouse = gatehouse
+        self._addresses = addresses
+        self._limit = limit or RateLimit(PEER_RATE, TOTAL_RATE)
+
+    async def GetAuthority(self, request: pb.GetAuthorityRequest, context: Context) -> pb.Authority:
+        """The authority's certificate."""
+        await self._admit(context)
+        return pb.Authority(certificate=self._gatehouse.authority.pem)
+
+    async def Enroll(self, request: pb.EnrollRequest, context: Context) -> pb.EnrollResponse:
+        """A certificate for a token."""
+        await self._admit(context)
+        try:
+            outcome = await self._gatehouse.apply(_application(request, context.peer()))
+        except (IdentityError, RequestError, RefusedError, *UNAVAILABLE) as error:
+            await refuse(context, error, "enrolment")
+        answer = pb.EnrollResponse(park=outcome.key.park, gateway=outcome.key.gateway)
+        if outcome.certificate is None:
+            answer.waiting.CopyFrom(pb.Waiting(ask_again_ms=ASK_AGAIN_MS))
+        else:
+            answer.certificate.CopyFrom(certificate_message(self._gatehouse, outcome.certificate, self._addresses))
+        return answer
+
+    async def GetChallenge(self, request: pb.GetChallengeRequest, context: Context) -> pb.Challenge:
+        """What Reclaim wants signed."""
+        await self._admit(context)
+        return pb.Challenge(nonce=self._gatehouse.challenge())
+
+    async def Reclaim(self, request: pb.ReclaimRequest, context: Context) -> pb.GatewayCertificate:
+        """A new certificate for the key of an old one."""
+        await self._admit(context)
+        try:
+            if len(request.signature) > MAX_SIGNATURE:
+                raise IdentityError(Fault.UNPROVEN, "the proof is too long")
+            pem = await self._gatehouse.reclaim(request.certificate, request.nonce, request.signature)
+        except (IdentityError, *UNAVAILABLE) as error:
+            await refuse(context, error, "reclaiming a certificate")
+        return certificate_message(self._gatehouse, pem, self._addresses)
+
+    async def _admit(self, context: Context) -> None:
+        if wait_s := self._limit.take(network_of(context.peer())):
+            told = f"too many enrolments at once: try again in {max(1, round(wait_s))} s"
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, told)
+
+
+class RenewalService(CertificateRenewalServicer):
+    """The service of those who have a valid certificate."""
+
+    def __init__(self, gatehouse: Gatehouse, addresses: PublicAddresses) -> None:
+        self._gatehouse = gatehouse
+        self._addresses = addresses
+        # Not by address: behind one there may be a hundred gateways.
+        self._limit = RateLimit(RENEWAL_RATE, Rate(1000, 100.0))
+
+    async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.GatewayCertificate:
+        """A further certificate, of the same key or a new one."""
+        try:
+            credential = shown_credential(self._gatehouse, context)
+            if wait_s := self._limit.take(str(credential.key)):
+                raise IdentityError(Fault.BUSY, f"{credential.key} asks too often: try again in {round(wait_s)} s")
+            key = requested_key(request.request) if request.request else None
+            pem = await self._gatehouse.renew(credential, key)
+        except (IdentityError, RequestError, RevokedError, *UNAVAILABLE) as error:
+            await refuse(context, error, "renewal")
+        return certificate_message(self._gatehouse, pem, self._addresses)
+
+
+def shown_credential(gatehouse: Gatehouse, context: Context) -> Credential:
+    """Who is at the other end, by the certificate it showed in TLS. Raises IdentityError, RevokedError."""
+    shown = list(context.auth_context().get("x509_pem_cert", ()))
+    if len(shown) != 1:
+        raise IdentityError(Fault.UNPROVEN, "no certificate was shown")
+    credential = gatehouse.credential(shown[0])
+    gatehouse.deny.check(credential.serial)
+    return credential
+
+
+def certificate_message(gatehouse: Gatehouse, pem: str, addresses: PublicAddresses) -> pb.GatewayCertificate:
+    """What a gateway is given."""
+    return pb.GatewayCertificate(
+        certificate=pem.encode(),
+        authority=gatehouse.authority.pem,
+        controller=addresses.sessions,
+        enrolment=addresses.enrolment,
+    )
+
+
+async def refuse(context: Context, error: BaseException, what: str) -> NoReturn:
+    """Ends a call with the sentence of an error, and logs it."""
+    match error:
+        case IdentityError():
+            code, told = STATUS[error.fault], str(error)
+        case RevokedError():
+            code, told = grpc.StatusCode.PERMISSION_DENIED, str(error)
+        case RequestError() | RefusedError():
+            code, told = grpc.StatusCode.INVALID_ARGUMENT, str(error)
+        case _:
+            log.error("%s from %s failed: the database: %s", what, context.peer(), error)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the controller's database is away: try again")
+    log.warning("%s from %s is refused: %s", what, context.peer(), told)
+    await context.abort(code, told)
+    raise AssertionError("abort() raises")
+
+
+def _application(request: pb.EnrollRequest, peer: str) -> Application:
+    """Raises IdentityError, RefusedError for what makes no sense."""
+    if not is_token_id(request.token) or len(request.secret) != SECRET_BYTES:
+        raise IdentityError(Fault.UNPROVEN, "this is no join token: copy what `parkfleet fleet token create` printed")
+    check_name("gateway", request.gateway)
+    if request.park:
+        check_name("park", request.park)
+    return Application(request.token, request.secret, request.request, request.gateway, request.park, peer)

@@ -1,0 +1,1 @@
+"""Fleets of simulated gateways: real sessions with a controller, and nothing behind them."""
