@@ -140,6 +140,18 @@ class Buffer:
         """The packed schema of a stored batch; empty when unknown."""
         return await self._look(lambda: next(filter(None, (s.schema(schema_id) for s in self._stores())), b""), b"")
 
+    async def newest_schema(self) -> bytes:
+        """The packed schema of the newest batch with all its readings; empty when there is none."""
+        return await self._look(lambda: next(filter(None, (s.newest_schema() for s in self._stores()[::-1])), b""), b"")
+
+    async def spare_schemas(self) -> list[int]:
+        """Schemas of which no batch is left."""
+        return await self._look(lambda: [spare for store in self._stores() for spare in store.spare_schemas()], [])
+
+    async def forget_schema(self, schema_id: int) -> None:
+        """Deletes a schema, unless it has batches again."""
+        await self._look(lambda: self._forget_schema(schema_id), None)
+
     async def vacuum(self) -> tuple[int, int]:
         """Gives free room of the file back to the disk; bytes before and after. Raises ValueError when it cannot.
 
@@ -179,6 +191,10 @@ class Buffer:
             return otherwise
 
         return await self._run(guarded)
+
+    def _forget_schema(self, schema_id: int) -> None:
+        for store in self._stores():
+            store.forget_schema(schema_id)
 
     def _stores(self) -> list[Store]:
         return [store for store in (*self._left_behind, self._disk, self._memory) if store is not None]

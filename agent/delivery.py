@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 WINDOW: Final = 32
 #: Bytes of them: what a slow link has to carry before a fresh batch gets through.
 WINDOW_BYTES: Final = 1024 * 1024
+#: Retained schemas that nobody needs any more are looked for so often. Seconds.
+TIDY_S: Final = 6 * 3600.0
 _NOT_AUTHORIZED: Final = 0x87
 #: What stands around a body in its packet: topic, properties, envelope, headers. Bytes.
 OVERHEAD: Final = 512
@@ -133,7 +135,8 @@ class Delivery:
         self._live.at, self._backlog.upto = dict(before), before
         self._connection.lost.add_done_callback(lambda _: self._wake.set())
         await self._subscribe()
-        loops = (self._wake_by(self._buffer.wait_for_batch), self._wake_by(self._replay.wait), self._answer())
+        waits = self._wake_by(self._buffer.wait_for_batch), self._wake_by(self._asked)
+        loops = (*waits, self._answer(), self._tidy())
         end = asyncio.create_task(draining.wait())
         end.add_done_callback(lambda _: self._wake.set())
         tasks: list[asyncio.Task[object]] = [*(asyncio.create_task(loop) for loop in loops), end]
@@ -173,6 +176,11 @@ class Delivery:
             await wait()
             self._wake.set()
 
+    async def _asked(self) -> None:
+        """Waits for a request. Who misses a batch can read no chained one behind it: the next is a key."""
+        await self._replay.wait()
+        self._encoding.broken()
+
     async def _answer(self) -> None:
         """Looks up what consumers ask for, and answers each with an event."""
         while True:
@@ -181,6 +189,17 @@ class Delivery:
             event = Event(time.time_ns() // 1_000_000, REPLAY_EVENT, told, data=msgspec.to_builtins(answer))
             log.info("a consumer asked: %s", told)
             self._connection.publish(self._topics.event, event.pack()).add_done_callback(_seen)
+
+    async def _tidy(self) -> None:
+        """Takes the retained schemas back of which no batch is left: each primer is a new one."""
+        while True:
+            for spare in await self._buffer.spare_schemas():
+                self._learned.schemas.discard(spare)
+                ack = self._connection.publish(self._encoding.schema_topic(spare), b"", retain=True)
+                with contextlib.suppress(BrokerError, PublishRefusedError):
+                    await ack
+                    await self._buffer.forget_schema(spare)
+            await asyncio.sleep(TIDY_S)  # how long they may stay
 
     def _check(self) -> None:
         """Raises BrokerError when the connection is of no use any more."""

@@ -49,6 +49,9 @@ class Publication(NamedTuple):
 class Encoding(Protocol):
     """One connection's: made anew with each."""
 
+    def schema_topic(self, schema_id: int) -> str:
+        """Where the schema's message is retained."""
+
     def schema(self, schema_id: int, packed: bytes) -> Publication:
         """The retained message that a batch of this schema needs."""
 
@@ -67,8 +70,11 @@ class CompactEncoding:
         self._find = find
         self._chain = LiveChain(key_every)
 
+    def schema_topic(self, schema_id: int) -> str:
+        return self._topics.schema(schema_id)
+
     def schema(self, schema_id: int, packed: bytes) -> Publication:
-        return Publication(self._topics.schema(schema_id), packed, SCHEMA_CONTENT_TYPE)
+        return Publication(self.schema_topic(schema_id), packed, SCHEMA_CONTENT_TYPE)
 
     async def batch(self, batch: StoredBatch, *, live: bool, replayed: bool) -> Publication:
         codec, body = await self._chained(batch) if live else (batch.codec, batch.body)
@@ -100,8 +106,11 @@ class JsonEncoding:
         self._find = find
         self._schemas: dict[int, Schema] = {}
 
+    def schema_topic(self, schema_id: int) -> str:
+        return self._topics.series(schema_id)
+
     def schema(self, schema_id: int, packed: bytes) -> Publication:
-        return Publication(self._topics.series(schema_id), pack_series(Schema.unpack(packed)), SERIES_CONTENT_TYPE)
+        return Publication(self.schema_topic(schema_id), pack_series(Schema.unpack(packed)), SERIES_CONTENT_TYPE)
 
     async def batch(self, batch: StoredBatch, *, live: bool, replayed: bool) -> Publication:
         schema = await self._schema(batch.schema_id)

@@ -66,6 +66,7 @@ class LinePoller:
         self._silence = Silence(intervals, float(plan.config.timeout), time.monotonic())
         self._stopping = False
         self._woken = asyncio.Event()
+        self._over = asyncio.Event()  # run() has returned
         self.status = LineStatus(plan.config.id)
 
     async def run(self) -> None:
@@ -77,12 +78,20 @@ class LinePoller:
                 with self._turns.work():
                     await self._turn(slots)
         finally:
+            self._over.set()
             self._close()
 
     def stop(self) -> None:
         """Lets the scan in flight come to its end; run() returns then."""
         self._stopping = True
         self._woken.set()
+
+    async def finish(self, within_s: float) -> None:
+        """As stop(), and waits for that scan, at the longest for so long."""
+        self.stop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._over.wait()
 
     async def ask(self, request: Request[T], timeout: float | None = None) -> T:
         """One transaction out of turn, between the scans' own. timeout: seconds, default the line's.

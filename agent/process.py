@@ -10,8 +10,10 @@ import gc
 import sys
 from pathlib import Path
 
-from parkfleet.agent.applying import ManagedAgent, run_managed
+from parkfleet.agent.applying import ManagedAgent, begin_anew, run_managed
 from parkfleet.agent.control import AgentRunningError
+from parkfleet.agent.control_messages import socket_path
+from parkfleet.agent.journal import Journal
 from parkfleet.protocols.document import DocumentError
 from parkfleet.protocols.logs import configure_logging
 
@@ -25,6 +27,7 @@ def main(config: Path, log_level: str) -> int:
         print(error, file=sys.stderr)
         print(f"not started: mend {config} (see `parkfleet agent check`)", file=sys.stderr)
         return 1
+    Journal(socket_path(agent.configuration).parent).keep()
     gc.collect()
     gc.freeze()  # what stands now stays: no later collection looks at it
     try:
@@ -32,6 +35,8 @@ def main(config: Path, log_level: str) -> int:
     except AgentRunningError as error:
         print(error, file=sys.stderr)
         return 3
+    if agent.restart_wanted:
+        begin_anew()
     return 0
 
 

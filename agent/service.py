@@ -20,6 +20,7 @@ from parkfleet.agent.learned_store import STORE_NAME, LearnedStore
 from parkfleet.agent.learner import Learner, known_facts
 from parkfleet.agent.line_book import LineBook
 from parkfleet.agent.line_parts import LineParts
+from parkfleet.agent.live_schema import LiveSchema
 from parkfleet.agent.plan import Plan, make_plan
 from parkfleet.agent.snapshot import Snapshots
 from parkfleet.agent.status import AgentFacts, Desired, ReportedState, boot_id
@@ -55,6 +56,9 @@ class Manager(Protocol):
     def state(self) -> ReportedState:
         """What runs."""
 
+    def restart(self) -> None:
+        """The agent is to end in order and begin anew. Returns at once."""
+
 
 class AgentService:
     """One gateway's agent."""
@@ -75,7 +79,7 @@ class AgentService:
         store = learned_store(configuration)
         self._plan = self._polling.continued(learned_plan(configuration, store))
         self._learner = Learner(self._plan, configuration, store)
-        self._packed_schema = self._plan.schema.pack()
+        self._schema = LiveSchema(self._plan.schema)
         self._batcher = Batcher()
         topics = GatewayTopics(gateway.park, gateway.gateway)
         self._trust = Trust(configuration, self._plan, self._batcher.add, self._timer.hurry)
@@ -115,6 +119,7 @@ class AgentService:
 
     async def _live(self, stop: asyncio.Event, control: ControlSocket, hand_over: HandOver | None) -> None:
         await self._buffer.open()
+        self._schema.resume(await self._buffer.newest_schema())
         try:
             async with asyncio.TaskGroup() as group:
                 poll = group.create_task(self._poll(), name="polling")
@@ -122,7 +127,7 @@ class AgentService:
                 flush = group.create_task(self._flush_for_ever(), name="flush")
                 learn = group.create_task(self._learner.run(self._polling.lines), name="learner")
                 measure = group.create_task(self._book.run(), name="line book")
-                report = group.create_task(self._report_for_ever(), name="report")
+                report = group.create_task(self._report_for_ever(control), name="report")
                 trust = group.create_task(self._trust.run(self._polling), name="trust")
                 await stop.wait()
                 report.cancel()
@@ -162,12 +167,13 @@ class AgentService:
             await self._timer.wait()
             await self._flush()
 
-    async def _report_for_ever(self) -> None:
+    async def _report_for_ever(self, control: ControlSocket) -> None:
         """Tells the controller how we fare, if there is one. Imports gRPC only then: 10 MB."""
         gateway = self._configuration.gateway
         if gateway.controller is None:
             return
         from parkfleet.agent.credential_keeper import CredentialKeeper
+        from parkfleet.agent.doers import Doers
         from parkfleet.agent.session import ControllerSession
 
         facts = AgentFacts(
@@ -189,6 +195,7 @@ class AgentService:
                 lambda: self._snapshots.take(latest),
                 manager.state if manager else None,
                 on_desired=manager.offer if manager else None,
+                doers=Doers(self._configuration, control, manager.restart if manager else None).table(),
                 keeper=CredentialKeeper(gateway.controller.url, identity),
             )
             self._session = session.status
@@ -245,9 +252,9 @@ class AgentService:
     async def _flush(self) -> None:
         self._polling.gather()
         await self._trust.events.gone_ahead()  # an alarm reaches the broker before the batch of its reading
-        schema, packed = self._plan.schema, self._packed_schema
         for batch in self._batcher.close():
-            await self._buffer.append(partial(coded, schema, packed, batch))
+            await self._buffer.append(partial(coded, self._schema.schema, self._schema.packed, batch))
+            self._schema.took(batch.rows)
         self._tell_overruns()
 
     def _tell_overruns(self) -> None:

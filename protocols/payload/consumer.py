@@ -13,7 +13,7 @@ from typing import Final
 from parkfleet.protocols.payload.chain import CHAINED, KEY, Decoder
 from parkfleet.protocols.payload.codecs import decode
 from parkfleet.protocols.payload.envelope import Envelope
-from parkfleet.protocols.payload.errors import PayloadError
+from parkfleet.protocols.payload.errors import ChainError, PayloadError
 from parkfleet.protocols.payload.intervals import IntervalSet
 from parkfleet.protocols.payload.memory import MAX_DOUBLINGS, Memory, Range, Source, SqliteMemory
 from parkfleet.protocols.payload.outputs import (
@@ -238,7 +238,11 @@ class Consumer:
         known = gateway.units if envelope.codec == JSON else gateway.schemas
         if envelope.codec != CHAINED and envelope.schema_id not in known:
             return self._wait(gateway, topic, envelope)
-        batch = _decoded(gateway, topic, envelope, fresh)  # before it counts as taken: a damaged one may come again
+        try:
+            batch = _decoded(gateway, topic, envelope, fresh)  # before it counts as taken: a damaged one may come again
+        except ChainError:
+            self._memory.expect(source, first, last, self._clock())
+            raise
         if self._confirm:
             for part in fresh:
                 gateway.held.setdefault(envelope.epoch, IntervalSet()).add(*part)
@@ -273,7 +277,7 @@ def _decoded(gateway: _Gateway, topic: Topic, envelope: Envelope, fresh: list[Ra
 
 
 def _decoded_rows(gateway: _Gateway, envelope: Envelope) -> tuple[Schema, list[Rows]]:
-    """Raises PayloadError; ChainError for a batch that continues one which is missing: the gap's replay heals it."""
+    """Raises PayloadError; ChainError for a batch that continues one which is missing: the replay of both heals it."""
     decoder = gateway.decoders.setdefault(envelope.epoch, Decoder())
     while len(gateway.decoders) > MAX_DECODERS:
         del gateway.decoders[next(iter(gateway.decoders))]

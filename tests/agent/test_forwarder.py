@@ -5,6 +5,7 @@ import contextlib
 import os
 from array import array
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,27 @@ async def test_live_batches_continue_each_other(buffer: Buffer) -> None:
         assert sorted((r.entry, ts) for o in decoded for r in o.rows for ts in r.ts) == rows_of(*range(13))
 
 
+async def test_schema_that_no_batch_has_is_taken_back(tmp_path: Path) -> None:
+    """Its retained message is cleared, and it is sent again should a batch have it after all."""
+    config = BufferConfig(flush=Duration(1), retain=Duration(0.001), max_bytes=Size(1 << 24))
+    buffer = Buffer(tmp_path / "b.db", config)
+    await buffer.open()
+    old, new = batch(0), replace(batch(1), schema=Schema(SCHEMA.entries, (b"",)).pack(), schema_id=1)
+    async with MoodyBroker(lambda *_: 0) as broker:
+        for each in (old, new, new):  # each of them makes the ones before go, as nothing is retained
+            async with forwarding(buffer, broker.port):
+                await buffer.append(each)
+                await nothing_waits(buffer)
+        async with forwarding(buffer, broker.port):
+            await eventually(lambda: (TOPICS.schema(SCHEMA.id), b"") in broker.taken)
+            await buffer.append(old)
+            await nothing_waits(buffer)
+            sent = [payload for topic, payload in broker.taken if topic == TOPICS.schema(SCHEMA.id)]
+            assert (sent[0], sent[-1]) == (old.schema, old.schema)
+            assert (TOPICS.schema(1), b"") not in broker.taken
+    await buffer.close()
+
+
 @pytest.mark.usefixtures("hasty")
 async def test_refused_batch_breaks_the_chain(buffer: Buffer) -> None:
     """What the broker refused comes again as a key: no consumer waits for what it will never have."""
@@ -160,6 +182,22 @@ async def test_refused_batch_breaks_the_chain(buffer: Buffer) -> None:
             await nothing_waits(buffer)
         sent = [(envelope.seq_first, envelope.codec) for envelope in envelopes(broker)]
         assert sent == [(1, KEY), (2, CHAINED), (3, KEY), (4, CHAINED), (5, CHAINED)]
+
+
+async def test_request_for_a_gap_breaks_the_chain(buffer: Buffer) -> None:
+    """Who has lost a batch can read none that continues it: the replay is a key, and so is the next live batch."""
+    async with MoodyBroker(lambda *_: 0) as broker, forwarding(buffer, broker.port, key_every=100) as running:
+        await eventually(lambda: running.status.connected)
+        for number in range(3):
+            await buffer.append(batch(number))
+            await nothing_waits(buffer)
+        await running.replay(ReplayRequest(epoch=envelopes(broker)[0].epoch, ranges=[(2, 2)]))
+        await eventually(lambda: len(envelopes(broker)) == 4)
+        for number in range(3, 5):
+            await buffer.append(batch(number))
+            await nothing_waits(buffer)
+        sent = [(envelope.seq_first, envelope.codec) for envelope in envelopes(broker)]
+        assert sent == [(1, KEY), (2, CHAINED), (3, CHAINED), (2, KEY), (4, KEY), (5, CHAINED)]
 
 
 def refusing_once(seq: int) -> Callable[[str, bytes], int]:

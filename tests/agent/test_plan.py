@@ -11,7 +11,7 @@ from parkfleet.agent import plan as module
 from parkfleet.agent.configuration import load_configuration
 from parkfleet.agent.plan import Plan, make_plan
 
-METERS = [
+METERS: list[dict[str, object]] = [
     {"profile": "eastron-sdm630", "interval": "1s"},
     {"profile": "eastron-sdm630", "interval": "1s", "intervals": {"energy_import": "15m"}},
     {"profile": "eastron-sdm630", "interval": "1s", "points": ["voltage_l1"]},
