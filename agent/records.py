@@ -109,6 +109,8 @@ class MeterRecords:
             return
         if not any(code == Quality.GOOD or (code & EXCEPTION and code not in UNREACHED) for code in quality):
             self.status.meters_bad.add(config.id)
+        else:  # it is there, and keeps the points that it gives
+            self.status.meters_bad.discard(config.id)
         cause = min(bad, key=lambda code: (code == Quality.SKIPPED, code))
         self.status.errors[quality_name(cause)] += 1
         if cause != Quality.DISCONNECTED and quality_name(cause) != self.told:

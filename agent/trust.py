@@ -50,7 +50,7 @@ class Trust:
         self._plan = plan
         self._asks: Mapping[str, Ask] = {}
         self.rules = Rules(configuration, plan, self._store.alarms(), self.events.emit, deliver, hurry)
-        self._guard = Guard(plan, guarded, baselines, self.events, self._reread, self.rules.taker)
+        self._guard = Guard(plan, guarded, baselines, self.events, self._reread, self.rules.taker, self._identify)
         newest = max((baseline.ts for baseline in baselines.values()), default=0)
         self._gate = ClockGate(source or SystemTime(), self._guard.on_scan, self._on_clock, newest, boot_id())
         self._replacements = Replacements(
@@ -98,6 +98,9 @@ class Trust:
         scan = None if ask is None else await read_scan(meter, entry, ask)
         derivation = self._plan.derivations.get(entry)
         return derivation.scan(scan) if derivation and scan else scan
+
+    async def _identify(self, meter: str) -> None:
+        await self._replacements.look_at(meter)
 
     def _on_clock(self, kind: str, text: str, data: dict[str, object]) -> None:
         self.events.emit(kind, text, data=data)

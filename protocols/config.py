@@ -138,7 +138,7 @@ class MeterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ct: Ratio | None = None  # of the current transformers before the meter: 200, or 1000/5
     pt: Ratio | None = None  # of its voltage transformers
     max_rate: dict[Identifier, Annotated[float, Meta(gt=0)]] = {}  # of its counters: units an hour, where known better
-    raw: bool = False  # deliver the values before the transformers' ratios too, as POINT_raw
+    raw: bool = True  # keep and deliver the values before the transformers' ratios too, as POINT_raw
     priority: list[Identifier] = []  # points whose changes do not wait for the batch, beside those the profile marks
 
     def __post_init__(self) -> None:

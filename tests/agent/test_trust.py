@@ -3,22 +3,27 @@
 import asyncio
 import contextlib
 from array import array
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from parkfleet.agent import guarding
+from parkfleet.agent import guarding, replacement
+from parkfleet.agent.activity import LineStatus
 from parkfleet.agent.alarm import AlarmState
+from parkfleet.agent.configuration import Configuration
 from parkfleet.agent.counter_guard import Baseline, Rule
 from parkfleet.agent.events import Events
 from parkfleet.agent.guarding import Guard
-from parkfleet.agent.plan import LinePlan, MeterPlan, Plan
+from parkfleet.agent.plan import LinePlan, MeterPlan, Plan, make_plan
+from parkfleet.agent.reading import read_scan
+from parkfleet.agent.replacement import Replacements
 from parkfleet.agent.service import AgentService
 from parkfleet.agent.truth_store import TruthStore
-from parkfleet.protocols.config import BrokerConfig, LineConfig, MeterConfig, parse_line_url
+from parkfleet.protocols.config import BrokerConfig, GatewayConfig, LineConfig, MeterConfig, parse_line_url
 from parkfleet.protocols.library import load_profile
+from parkfleet.protocols.modbus.pdu import ExceptionAnswerError, ReadRequest
 from parkfleet.protocols.mqtt import MqttConnection
 from parkfleet.protocols.payload.schema import Schema
 from parkfleet.protocols.payload.series import Column, Entry, Scan
@@ -236,7 +241,105 @@ async def test_meter_replaced_is_told_with_its_last_values(tmp_path: Path, broke
     assert event.data["before"] == str(old.serial_number)
     assert event.data["now"] == str(new.serial_number)
     assert event.data["last"]["energy_import"] > 0
+    assert event.data["first"]["energy_import"] > 0
     assert event.id
+
+
+class Swapped:
+    """A meter whose place another takes between two readings; answers identity and counter, or refuses the identity."""
+
+    def __init__(self, path: Path, refuses: bool = False) -> None:
+        self.serial, self.energy, self.identity_asked = 1, 5_000_000, 0
+        self.refuses = refuses
+        self.lines: list[LineStatus] = [LineStatus("hall", up=True)]
+        (path / "profiles").mkdir()
+        (path / "profiles/known.yaml").write_text(PROFILE)
+        profile = load_profile("known", [path / "profiles"])
+        meter = MeterConfig("m1", "hall", 1, "known")
+        gateway = GatewayConfig("p", "g", BrokerConfig("mqtt://h"), [LineConfig("hall", "tcp://h")], [meter])
+        configuration = Configuration(gateway, {"known": profile}, path)
+        plan = make_plan(configuration)
+        self.out: list[Scan] = []
+        self.store = TruthStore(path / "truth.db")
+        self.events = Events(self.store)
+        rules = {("m1", "energy_import"): Rule(100.0, 1.0)}
+        self.guard = Guard(plan, rules, {}, self.events, self._reread, self.out.append, self._identify)
+        self.replacements = Replacements(plan.lines, {"known": profile}, self.events, self.store, self.guard.begin_anew)
+
+    async def ask(self, request: ReadRequest) -> list[int]:
+        if request.address < 2:
+            self.identity_asked += 1
+            if self.refuses:
+                raise ExceptionAnswerError(2)
+        image = [self.serial >> 16, self.serial & 0xFFFF, self.energy >> 16, self.energy & 0xFFFF]
+        return image[request.address : request.address + request.count]
+
+    async def _reread(self, meter: MeterPlan, entry: int) -> Scan | None:
+        return await read_scan(meter, entry, self.ask)
+
+    async def _identify(self, meter: str) -> None:
+        await self.replacements.look_at(meter)
+
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.replacements.run(lambda: self.lines, {"hall": self.ask}))
+        try:
+            await eventually(lambda: self.identity_asked >= 1)
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await self.guard.end()
+
+    def scan(self, ts: int) -> Scan:
+        return Scan(0, ts, array("q", [self.energy]), b"\0", ())
+
+
+async def test_meter_swapped_between_two_readings_is_no_doubtful_counter(tmp_path: Path) -> None:
+    """The counter fell because it is another's: its series begins with a good reading, and one event tells why."""
+    swapped = Swapped(tmp_path)
+    async with swapped.watching():
+        await eventually(lambda: swapped.store.identities() == {"m1": "1"})
+        swapped.guard.on_scan(swapped.scan(HOUR))
+        swapped.serial, swapped.energy = 2, 7
+        swapped.guard.on_scan(swapped.scan(2 * HOUR))
+        await eventually(lambda: len(swapped.out) == 2)
+    assert [list(scan.quality) for scan in swapped.out] == [[Quality.GOOD], [Quality.GOOD]]
+    (event,) = [unpack_event(packed) for _, packed in swapped.store.events()]
+    assert (event.kind, event.data["before"], event.data["now"]) == ("meter-replaced", "1", "2")
+    assert (event.data["last"], event.data["first"]) == ({"energy_import": 5_000_000.0}, {"energy_import": 7})
+
+
+async def test_same_meter_stays_doubtful(tmp_path: Path) -> None:
+    """It was asked who it is, and is who it was."""
+    swapped = Swapped(tmp_path)
+    async with swapped.watching():
+        await eventually(lambda: swapped.store.identities() == {"m1": "1"})
+        swapped.guard.on_scan(swapped.scan(HOUR))
+        before, swapped.energy = swapped.identity_asked, 7
+        swapped.guard.on_scan(swapped.scan(2 * HOUR))
+        await eventually(lambda: len(swapped.out) == 2)
+    assert swapped.out[1].quality == bytes([Quality.SUSPECT])
+    assert swapped.identity_asked == before + 1
+
+
+async def test_meter_that_refuses_its_identity_is_not_pestered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older firmware without the register: asked once, then within the hour no more."""
+    monkeypatch.setattr(replacement, "LOOK_S", 0.001)
+    swapped = Swapped(tmp_path, refuses=True)
+    looks = 0
+
+    class Counting(list[LineStatus]):
+        def __iter__(self) -> Iterator[LineStatus]:
+            nonlocal looks
+            looks += 1
+            return super().__iter__()
+
+    swapped.lines = Counting(swapped.lines)
+    async with swapped.watching():
+        await eventually(lambda: looks >= 20)
+    assert swapped.identity_asked == 1
+    assert swapped.store.identities() == {}
 
 
 async def test_events_wait_for_a_broker_that_is_away(tmp_path: Path, broker: RunningBroker) -> None:
