@@ -239,9 +239,10 @@ class LineEngine:
                 await line.lent.wait()
 
     def refresh(self) -> None:
-        """Brings `statuses` up to date."""
+        """Brings `statuses` up to date. What they count has been handed on."""
         if not self._ended:
             self._refresh()
+            self.gather()
 
     @property
     def overruns(self) -> int:
