@@ -29,6 +29,7 @@ from parkfleet.agent.trial import Observation
 from parkfleet.agent.trust import Trust
 from parkfleet.agent.watch import Watch
 from parkfleet.protocols.payload.codecs import CODEC, encode
+from parkfleet.protocols.payload.request import ReplayAnswer, ReplayRequest
 from parkfleet.protocols.payload.schema import Schema
 from parkfleet.protocols.payload.topics import GatewayTopics
 
@@ -192,7 +193,7 @@ class AgentService:
             session = ControllerSession(
                 gateway.controller.url,
                 facts,
-                lambda: self._snapshots.take(latest),
+                lambda: self._snapshots.take(latest, len(self._trust.rules.standing())),
                 manager.state if manager else None,
                 on_desired=manager.offer if manager else None,
                 doers=Doers(self._configuration, control, manager.restart if manager else None).table(),
@@ -204,6 +205,10 @@ class AgentService:
                 await asyncio.sleep(STATS_S)  # how fresh a heartbeat's buffer depth is
                 latest = await self._buffer.stats()
                 session.look()
+
+    async def replay(self, request: ReplayRequest) -> ReplayAnswer:
+        """Sends acknowledged batches again, for whoever asks: a consumer does so on `…/request` by itself."""
+        return await self._forwarder.replay(request)
 
     async def observed(self) -> Observation:
         """How the gateway fares with this configuration."""
@@ -224,7 +229,8 @@ class AgentService:
     async def _status(self) -> Status:
         """What `parkfleet agent status` shows."""
         gateway = self._configuration.gateway
-        snapshot = self._snapshots.take(await self._buffer.stats())
+        alarms = self._trust.rules.standing()
+        snapshot = self._snapshots.take(await self._buffer.stats(), len(alarms))
         lines = [
             LineState(
                 id=plan.config.id,
@@ -245,7 +251,7 @@ class AgentService:
             for plan, line, report in zip(self._plan.lines, self._polling.statuses, snapshot.lines, strict=True)
         ]
         trust = self._trust
-        events, alarms = dict(trust.events.counts), trust.rules.standing()
+        events = dict(trust.events.counts)
         facts = __version__, os.getpid(), gateway.park, gateway.gateway
         return Status(*facts, lines, snapshot, events, alarms, trust.rules.held, self._timer.early)
 
