@@ -79,8 +79,8 @@ fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
 bench-codec: $(READY)
-	@$(BIN)/python -c 'import zstandard, pcodec, pyarrow, numpy' 2>/dev/null || \
-	  $(BIN)/python -m pip install --quiet zstandard pcodec pyarrow numpy
+	@$(BIN)/python -c 'import brotli, zstandard, pcodec, pyarrow, numpy' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet brotli zstandard pcodec pyarrow numpy
 	$(BIN)/python -m tests.benchmarks.bench_codec
 
 codec-prior: $(READY)

@@ -9,7 +9,9 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 from pathlib import Path
+from typing import NoReturn
 
 from parkfleet import __version__
 from parkfleet.agent import trial
@@ -37,6 +39,8 @@ class ManagedAgent:
         self._inbox: Desired | None = None  # the newest alone counts
         self._woken = asyncio.Event()
         self._local_hash = ""
+        self._stop = asyncio.Event()
+        self.restart_wanted = False
         self._configuration = self._first()
 
     @property
@@ -48,6 +52,11 @@ class ManagedAgent:
         """The controller wants this to run. Returns at once."""
         self._inbox = desired
         self._woken.set()
+
+    def restart(self) -> None:
+        """The agent is to end in order and begin anew. Returns at once."""
+        self.restart_wanted = True
+        self._stop.set()
 
     def state(self) -> ReportedState:
         """What runs, for the controller."""
@@ -63,6 +72,7 @@ class ManagedAgent:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Runs until stop is set. Raises what ends a confirmed configuration's service."""
+        self._stop = stop
         while not stop.is_set():
             lines = LineParts()
             service: AgentService | None = self._next(lines)
@@ -86,7 +96,7 @@ class ManagedAgent:
             if stop.is_set() or polling.done():
                 await _ended(lines, polling)
             else:
-                lines.release(self._next_plan())
+                await lines.release(self._next_plan(), FINISH_SCANS_S)
 
         running = asyncio.create_task(service.run(over, hand_over), name="agent service")
         try:
@@ -304,6 +314,12 @@ async def run_managed(agent: ManagedAgent) -> None:
     log.info("agent %s of %s/%s, process %d", __version__, gateway.park, gateway.gateway, os.getpid())
     await agent.run(stop)
     log.info("agent stopped")
+
+
+def begin_anew() -> NoReturn:
+    """This process becomes the agent once more, as it was started: its id, its parent and its sockets stay."""
+    log.info("the agent begins anew")
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def unfit(now: Configuration, wanted: Configuration) -> None:

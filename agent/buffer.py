@@ -17,13 +17,14 @@ from typing import Final, TypeVar
 
 from parkfleet.agent.joining import split
 from parkfleet.agent.losses import Emit, Losses
-from parkfleet.agent.room import Room
+from parkfleet.agent.room import READINGS_AT_ONCE, Room
 from parkfleet.agent.store import (
     SCHEMA_VERSION,
     ForeignStoreError,
     Holdings,
     NewBatch,
     NewerStoreError,
+    Recoded,
     Rewrite,
     Span,
     Store,
@@ -52,9 +53,17 @@ RETRY_DISK_S: Final = 30.0
 class Buffer:
     """The queue of batches between poller and forwarder."""
 
-    def __init__(self, path: Path, config: BufferConfig, emit: Emit | None = None) -> None:
-        """emit: gets an event's kind, text and data; called where append() is. Default: the log."""
+    def __init__(
+        self, path: Path, config: BufferConfig, emit: Emit | None = None, joined: int = READINGS_AT_ONCE
+    ) -> None:
+        """emit: gets an event's kind, text and data; called where open() and append() are. Default: the log.
+
+        joined: readings of what is joined while it waits, at most.
+        """
+        self._joined = joined
         self._losses = Losses(emit)
+        self._emit = emit
+        self._notes: list[tuple[str, str, dict[str, object]]] = []  # events of the thread
         self._path = path
         self._config = config
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="buffer")
@@ -70,11 +79,13 @@ class Buffer:
     async def open(self) -> None:
         """Opens the store, or falls back to memory; never raises for a bad disk or file."""
         await self._run(self._open_disk)
+        self._tell()
 
     async def append(self, batch: NewBatch) -> None:
         """Stores a batch; on return it survives a power cut (unless `trouble` says otherwise)."""
         await self._run(lambda: self._append(batch))
         self._losses.tell()
+        self._tell()
         self._arrived.set()
 
     async def waiting(self, span: Callable[[int], Span], limit: int) -> list[StoredBatch]:
@@ -85,6 +96,10 @@ class Buffer:
     async def split(self, batch: StoredBatch) -> bool:
         """Puts two batches in the place of one that is too large for the broker; False when it cannot be split."""
         return await self._run(lambda: self._split(batch))
+
+    async def pieces(self, batch: StoredBatch) -> list[StoredBatch]:
+        """A joined batch as two that cover the same seqs; none for one that is not joined. The disk stays as it is."""
+        return await self._look(lambda: self._pieces(batch), [])
 
     async def kept(self, epoch: int, first: int, last: int, limit: int) -> list[StoredBatch]:
         """Acknowledged batches that cover a seq from first to last, oldest first."""
@@ -126,6 +141,18 @@ class Buffer:
         """The packed schema of a stored batch; empty when unknown."""
         return await self._look(lambda: next(filter(None, (s.schema(schema_id) for s in self._stores())), b""), b"")
 
+    async def newest_schema(self) -> bytes:
+        """The packed schema of the newest batch with all its readings; empty when there is none."""
+        return await self._look(lambda: next(filter(None, (s.newest_schema() for s in self._stores()[::-1])), b""), b"")
+
+    async def spare_schemas(self) -> list[int]:
+        """Schemas of which no batch is left."""
+        return await self._look(lambda: [spare for store in self._stores() for spare in store.spare_schemas()], [])
+
+    async def forget_schema(self, schema_id: int) -> None:
+        """Deletes a schema, unless it has batches again."""
+        await self._look(lambda: self._forget_schema(schema_id), None)
+
     async def vacuum(self) -> tuple[int, int]:
         """Gives free room of the file back to the disk; bytes before and after. Raises ValueError when it cannot.
 
@@ -166,6 +193,21 @@ class Buffer:
 
         return await self._run(guarded)
 
+    def _note(self, kind: str, text: str, **data: object) -> None:
+        """Something the fleet should hear of; from the buffer's thread."""
+        log.error("buffer: %s", text)
+        self._notes.append((kind, text, data))
+
+    def _tell(self) -> None:
+        notes, self._notes = self._notes, []
+        for kind, text, data in notes:
+            if self._emit is not None:
+                self._emit(kind, text, data)
+
+    def _forget_schema(self, schema_id: int) -> None:
+        for store in self._stores():
+            store.forget_schema(schema_id)
+
     def _stores(self) -> list[Store]:
         return [store for store in (*self._left_behind, self._disk, self._memory) if store is not None]
 
@@ -177,14 +219,15 @@ class Buffer:
                 self._open_left_behind()
             except NewerStoreError as error:
                 beside = self._path.with_name(f"{self._path.name}.v{SCHEMA_VERSION}")
-                log.error("buffer: %s; it is left as it is, %s is used instead", error, beside)
+                told = f"{error}; it is left as it is, {beside} is used instead"
+                self._note("buffer-newer", told, file=self._path.name, used=beside.name)
                 self._disk = self._open_store(beside)
-            self._room = Room(self._disk, self._config.keep)
+            self._room = Room(self._disk, self._config.keep, self._joined)
         except (StoreError, OSError) as error:
             self._use_memory(str(error))
             return
         if self.trouble:
-            log.info("buffer: %s is used again", self._path)
+            self._note("buffer-disk", f"{self._path} is used again", file=self._path.name)
         self.trouble = ""
 
     def _open_store(self, path: Path) -> Store:
@@ -194,7 +237,9 @@ class Buffer:
             return Store.open(path, config.retain, config.max_bytes, config.min_free)
         except ForeignStoreError as error:
             aside = self._move_aside(path)
-            log.error("buffer: %s; moved to %s, starting a new one", error, aside)
+            self._note(
+                "buffer-aside", f"{error}; moved to {aside}, a new one is begun", file=path.name, aside=aside.name
+            )
             return Store.open(path, config.retain, config.max_bytes, config.min_free)
 
     def _open_left_behind(self) -> None:
@@ -270,7 +315,9 @@ class Buffer:
             self._disk.close()
         self._disk = self._room = None
         try:
-            log.error("buffer: %s is damaged: %s; moved to %s", self._path, error, self._move_aside(self._path))
+            aside = self._move_aside(self._path)
+            told = f"{self._path} is damaged: {error}; moved to {aside}, a new one is begun"
+            self._note("buffer-aside", told, file=self._path.name, aside=aside.name)
         except OSError as reason:
             return self._use_memory(f"{self._path} is damaged, and cannot be moved aside: {reason.strerror}")
         return self._open_disk()
@@ -285,7 +332,8 @@ class Buffer:
         if self._memory is None:
             self._memory = Store.in_memory(self._config.retain, MEMORY_BYTES)
         if reason != self.trouble:
-            log.error("buffer: %s; batches are kept in memory until it works: a restart would lose them", reason)
+            told = f"{reason}; batches are kept in memory until it works: a restart would lose them"
+            self._note("buffer-memory", told, file=self._path.name)
         self.trouble = reason
 
     def _waiting(self, span: Callable[[int], Span], limit: int) -> list[StoredBatch]:
@@ -310,22 +358,38 @@ class Buffer:
                 return store.kept_between(since, until, after, ROWS_AT_ONCE)
         return [], 0
 
+    def _store_of(self, batch: StoredBatch) -> Store | None:
+        return next((store for store in self._stores() if store.epoch == batch.epoch), None)
+
+    def _halves(self, batch: StoredBatch) -> tuple[Recoded, Recoded] | None:
+        """A batch as two; None for what cannot be parted, or decoded, which is told."""
+        store = self._store_of(batch)
+        try:
+            return split(Schema.unpack(store.schema(batch.schema_id)), batch) if store else None
+        except PayloadError as error:
+            log.error("buffer: cannot split batch %d: %s", batch.seq, error)
+            return None
+
     def _split(self, batch: StoredBatch) -> bool:
         """Raises nothing: what cannot be decoded or written stays as it is."""
-        store = next((store for store in self._stores() if store.epoch == batch.epoch), None)
-        if store is None:
+        store, halves = self._store_of(batch), self._halves(batch)
+        if store is None or halves is None:
             return False
+        one, two = halves
+        second = batch.seq + one.count if batch.count > 1 else None
         try:
-            halves = split(Schema.unpack(store.schema(batch.schema_id)), batch)
-            if halves is None:
-                return False
-            one, two = halves
-            second = batch.seq + one.count if batch.count > 1 else None
             pieces = [(batch.seq, one), (second, two)]
             return store.rewrite(Rewrite([batch], pieces, batch.schema_id, level=batch.level))
-        except (PayloadError, sqlite3.Error) as error:
+        except sqlite3.Error as error:
             log.error("buffer: cannot split batch %d: %s", batch.seq, error)
             return False
+
+    def _pieces(self, batch: StoredBatch) -> list[StoredBatch]:
+        halves = self._halves(batch) if batch.count > 1 else None
+        if halves is None:
+            return []
+        one, two = halves
+        return [one.stored(batch, batch.seq), two.stored(batch, batch.seq + one.count)]
 
     def _stats(self) -> StoreStats:
         parts = [store.stats() for store in self._stores()]

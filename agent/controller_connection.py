@@ -69,6 +69,7 @@ class ControllerConnection:
         self._stream = AgentSessionStub(self._channel).Connect()
         self._read: asyncio.Task[Any] | None = None
         self._write: asyncio.Task[Any] | None = None
+        self._turn = asyncio.Lock()  # gRPC breaks a call at two writes at once
         self._is_woken = False
         self._waking: asyncio.Future[None] | None = None
 
@@ -81,8 +82,9 @@ class ControllerConnection:
         return message
 
     async def send(self, message: AgentMessage) -> None:
-        """Sends a message."""
-        await self._send(message, SEND_S)
+        """Sends a message; several tasks may, each in its turn."""
+        async with self._turn:
+            await self._send(message, SEND_S)
 
     def wake(self) -> None:
         """Has receive(), now or when it is called next, return at once."""

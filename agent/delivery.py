@@ -16,15 +16,15 @@ from typing import Final
 import msgspec
 
 from parkfleet.agent.buffer import Buffer
-from parkfleet.agent.live_chain import LiveChain
+from parkfleet.agent.encoding import Encoding, Publication
 from parkfleet.agent.pace import BacklogPace, refusal_pause
 from parkfleet.agent.replay import Replay
 from parkfleet.agent.store import Span, StoredBatch
 from parkfleet.protocols.mqtt import BrokerError, MqttConnection, PublishRefusedError
-from parkfleet.protocols.payload.envelope import REPLAYED, THINNED, Envelope
+from parkfleet.protocols.payload.envelope import MAX_BYTES
 from parkfleet.protocols.payload.errors import PayloadError
 from parkfleet.protocols.payload.request import REPLAY_EVENT
-from parkfleet.protocols.payload.topics import BATCH_CONTENT_TYPE, SCHEMA_CONTENT_TYPE, Event, GatewayTopics
+from parkfleet.protocols.payload.topics import Event, GatewayTopics
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 WINDOW: Final = 32
 #: Bytes of them: what a slow link has to carry before a fresh batch gets through.
 WINDOW_BYTES: Final = 1024 * 1024
+#: Retained schemas that nobody needs any more are looked for so often. Seconds.
+TIDY_S: Final = 6 * 3600.0
 _NOT_AUTHORIZED: Final = 0x87
 #: What stands around a body in its packet: topic, properties, envelope, headers. Bytes.
 OVERHEAD: Final = 512
@@ -55,7 +57,7 @@ class Learned:
     """What outlives a connection."""
 
     schemas: set[int] = field(default_factory=set)  # the broker has them, retained
-    largest: int = 2**31  # bytes of a packet that the broker takes
+    largest: int = MAX_BYTES  # of a packet that the broker, and any consumer, takes
     in_flight: int = 0  # bytes of the largest packet under way when the last connection ended
     stuck: set[tuple[int, int]] = field(default_factory=set)  # (epoch, seq): too large, and cannot be split
 
@@ -97,7 +99,7 @@ class Delivery:
         replay: Replay,
         ack_timeout: float,
         tell: Callable[[str], None],
-        key_every: int = 1,
+        encoding: Encoding,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._buffer = buffer
@@ -108,7 +110,7 @@ class Delivery:
         self._replay = replay
         self._ack_timeout = ack_timeout
         self._tell = tell
-        self._chain = LiveChain(key_every)
+        self._encoding = encoding
         self._clock = clock
         self._window = max(1, min(WINDOW, connection.receive_maximum - 1))
         self._pace = BacklogPace(max(1, self._window - 1))
@@ -133,7 +135,8 @@ class Delivery:
         self._live.at, self._backlog.upto = dict(before), before
         self._connection.lost.add_done_callback(lambda _: self._wake.set())
         await self._subscribe()
-        loops = (self._wake_by(self._buffer.wait_for_batch), self._wake_by(self._replay.wait), self._answer())
+        waits = self._wake_by(self._buffer.wait_for_batch), self._wake_by(self._asked)
+        loops = (*waits, self._answer(), self._tidy())
         end = asyncio.create_task(draining.wait())
         end.add_done_callback(lambda _: self._wake.set())
         tasks: list[asyncio.Task[object]] = [*(asyncio.create_task(loop) for loop in loops), end]
@@ -173,6 +176,11 @@ class Delivery:
             await wait()
             self._wake.set()
 
+    async def _asked(self) -> None:
+        """Waits for a request. Who misses a batch can read no chained one behind it: the next is a key."""
+        await self._replay.wait()
+        self._encoding.broken()
+
     async def _answer(self) -> None:
         """Looks up what consumers ask for, and answers each with an event."""
         while True:
@@ -181,6 +189,17 @@ class Delivery:
             event = Event(time.time_ns() // 1_000_000, REPLAY_EVENT, told, data=msgspec.to_builtins(answer))
             log.info("a consumer asked: %s", told)
             self._connection.publish(self._topics.event, event.pack()).add_done_callback(_seen)
+
+    async def _tidy(self) -> None:
+        """Takes the retained schemas back of which no batch is left: each primer is a new one."""
+        while True:
+            for spare in await self._buffer.spare_schemas():
+                self._learned.schemas.discard(spare)
+                ack = self._connection.publish(self._encoding.schema_topic(spare), b"", retain=True)
+                with contextlib.suppress(BrokerError, PublishRefusedError):
+                    await ack
+                    await self._buffer.forget_schema(spare)
+            await asyncio.sleep(TIDY_S)  # how long they may stay
 
     def _check(self) -> None:
         """Raises BrokerError when the connection is of no use any more."""
@@ -206,8 +225,7 @@ class Delivery:
         await self._take(self._backlog, self._pace.window - self._slow(), WINDOW_BYTES // 2)
         if (room := self._pace.window - self._slow()) > 0:
             for batch in await self._replay.take(room):
-                if await self._has_schema(self._again, batch):
-                    self._send(self._again, batch, REPLAYED, batch.codec, batch.body)
+                await self._send_again(batch)
 
     def _slow(self) -> int:
         """Messages under way that yield to live ones."""
@@ -223,26 +241,40 @@ class Delivery:
         for batch in [batch for batch in found if (batch.epoch, batch.seq) not in flying][:room]:
             if sum(flight.size for flight in self._flights.values()) >= bytes_room:
                 return
-            if len(batch.body) + len(batch.parts) + OVERHEAD > self._learned.largest:
-                await self._split(batch)
-                return
             if not await self._has_schema(lane, batch):
                 return
-            codec, body = await self._live_coded(batch) if lane is self._live else (batch.codec, batch.body)
-            self._send(lane, batch, 0, codec, body)
+            message = await self._said(batch, lane)
+            if message is not None and len(message.payload) + OVERHEAD > self._learned.largest:
+                self._encoding.broken()
+                await self._split(batch)
+                return
+            if message is not None:
+                self._send(lane, batch, message)
 
-    async def _live_coded(self, batch: StoredBatch) -> tuple[int, bytes]:
-        """(codec, body) of a live batch: chained where that is wanted."""
-        if not self._chain.wants(batch):
-            return batch.codec, batch.body
+    async def _send_again(self, batch: StoredBatch) -> None:
+        """A batch that was asked for, in pieces where the broker takes no more; what stays too large is told."""
+        if not await self._has_schema(self._again, batch):
+            return
+        message = await self._said(batch, self._again)
+        if message is None:
+            return
+        if len(message.payload) + OVERHEAD <= self._learned.largest:
+            self._send(self._again, batch, message)
+            return
+        pieces = await self._buffer.pieces(batch)
+        if not pieces:
+            self._tell_too_large(batch)
+        for piece in pieces:
+            await self._send_again(piece)
+
+    async def _said(self, batch: StoredBatch, lane: _Lane) -> Publication | None:
+        """The message of a batch; None, told once, for one that is damaged on the disk and cannot be said."""
         try:
-            if not self._chain.knows(batch.schema_id):
-                self._chain.learn(batch.schema_id, await self._buffer.schema(batch.schema_id))
-            return self._chain.coded(batch)
-        except PayloadError as error:  # damaged on the disk: the consumer is to see it as it is
-            log.error("batch %d of epoch %d cannot be coded anew: %s", batch.seq, batch.epoch, error)
-            self._chain.broken()
-            return batch.codec, batch.body
+            return await self._encoding.batch(batch, live=lane is self._live, replayed=lane is self._again)
+        except PayloadError as error:
+            self._learned.stuck.add((batch.epoch, batch.seq))
+            log.error("batch %d of epoch %d is damaged and not sent: %s", batch.seq, batch.epoch, error)
+            return None
 
     async def _has_schema(self, lane: _Lane, batch: StoredBatch) -> bool:
         """Sends the schema before the first batch that needs it; False when the broker would not take it."""
@@ -252,21 +284,19 @@ class Delivery:
         schema = await self._buffer.schema(schema_id)
         if not schema:
             return False
-        if len(schema) + OVERHEAD > self._learned.largest:
-            told = f"the broker takes {self._learned.largest} bytes, the schema has {len(schema)}: raise its limit"
+        topic, payload, content_type = self._encoding.schema(schema_id, schema)
+        if len(payload) + OVERHEAD > self._learned.largest:
+            told = f"the broker takes {self._learned.largest} bytes, the schema has {len(payload)}: raise its limit"
             self._hold(_NOT_AUTHORIZED, told)
             return False
-        topic = self._topics.schema(schema_id)
-        ack = self._connection.publish(topic, schema, retain=True, content_type=SCHEMA_CONTENT_TYPE)
+        ack = self._connection.publish(topic, payload, retain=True, content_type=content_type)
         self._learned.schemas.add(schema_id)
-        self._launch(ack, _Flight(lane, None, schema_id, self._clock(), len(schema)))
+        self._launch(ack, _Flight(lane, None, schema_id, self._clock(), len(payload)))
         return True
 
-    def _send(self, lane: _Lane, batch: StoredBatch, flags: int, codec: int, body: bytes) -> None:
-        flags |= THINNED if batch.level else 0
-        envelope = Envelope(codec, batch.schema_id, batch.epoch, batch.seq, batch.count, flags, body, batch.parts)
-        payload = envelope.pack()
-        ack = self._connection.publish(self._topics.batch, payload, content_type=BATCH_CONTENT_TYPE, alias=True)
+    def _send(self, lane: _Lane, batch: StoredBatch, message: Publication) -> None:
+        topic, payload, content_type = message
+        ack = self._connection.publish(topic, payload, content_type=content_type, alias=True)
         self._launch(ack, _Flight(lane, batch, batch.schema_id, self._clock(), len(payload)))
         if lane is not self._again:
             lane.at[batch.epoch] = max(lane.at.get(batch.epoch, 0), batch.last_seq)
@@ -318,7 +348,7 @@ class Delivery:
 
     def _back(self, flight: _Flight) -> None:
         """A message that did not get through goes again."""
-        self._chain.broken()
+        self._encoding.broken()
         batch, at = flight.batch, flight.lane.at
         if batch is None:
             self._learned.schemas.discard(flight.schema_id)
@@ -337,7 +367,11 @@ class Delivery:
         self._wake.set()  # look again at once
         if not await self._buffer.split(batch):
             self._learned.stuck.add((batch.epoch, batch.seq))
-            self._tell(f"one row of one meter has {len(batch.body)} bytes, more than the broker takes: raise its limit")
+            self._tell_too_large(batch)
+
+    def _tell_too_large(self, batch: StoredBatch) -> None:
+        told = f"batch {batch.seq} of {batch.readings} readings cannot be made small enough for the broker"
+        self._tell(f"{told}, which takes {self._learned.largest} bytes: raise its limit")
 
 
 def _seen(ack: "asyncio.Future[None]") -> None:

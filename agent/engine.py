@@ -106,6 +106,8 @@ class _Meter:
             return
         if not any(code == Quality.GOOD or (code & EXCEPTION and code not in UNREACHED) for code in quality):
             self.status.meters_bad.add(config.id)
+        else:  # it is there, and keeps the points that it gives
+            self.status.meters_bad.discard(config.id)
         cause = min(bad, key=lambda code: (code == Quality.SKIPPED, code))
         self.status.errors[quality_name(cause)] += 1
         if cause != Quality.DISCONNECTED and quality_name(cause) != self.told:
@@ -257,6 +259,8 @@ class LineEngine:
             except TimeoutError:
                 told = line.status.told or "its scans take too long"
                 raise LineDownError(f"line {line_id} could not be had: {told}") from None
+            if line.guest_fd < 0:
+                raise LineDownError(f"line {line_id} could not be had: {line.status.told or 'its port is away'}")
             yield os.dup(line.guest_fd)
         finally:
             if not self._ended:
@@ -285,6 +289,21 @@ class LineEngine:
         line, self._tapped_line = self._tapped_line, None
         if line is not None and line in self._lines and not self._ended:
             self._engine.tap(line.index, False)
+
+    async def finish(self, line_id: str, within_s: float) -> None:
+        """Begins no scan on a line any more; returns when those under way were handed on, at the latest after so long.
+
+        For a line that is dropped next.
+        """
+        line = next((line for line in self._lines if line.plan.config.id == line_id), None)
+        if line is None or self._ended or not line.status.up:
+            return
+        line.lent.clear()
+        line.loans = self._engine.loans(line.index)
+        self._engine.lend(line.index)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await line.lent.wait()
 
     def refresh(self) -> None:
         """Brings `statuses` up to date."""
@@ -425,7 +444,7 @@ class LineEngine:
             status.requests, status.scans, status.missed = counters.requests, counters.scans, counters.missed
             status.busy_s = counters.busy_ns / NS
             self._judge(line, counters)
-            if self._engine.loans(line.index) > line.loans and line.guest_fd >= 0:
+            if self._engine.loans(line.index) > line.loans:
                 line.lent.set()
 
     def _judge(self, line: _Line, counters: LineCounters) -> None:

@@ -14,10 +14,11 @@ from typing import Final, Literal
 
 from parkfleet.agent.buffer import Buffer
 from parkfleet.agent.delivery import Delivery, ForwarderStatus, Learned
+from parkfleet.agent.encoding import encoding_of
 from parkfleet.agent.events import Events
 from parkfleet.agent.pace import Verdict, dial_timeout, reconnect_pause, refusal_pause, verdict
 from parkfleet.agent.replay import Replay
-from parkfleet.protocols.config import BrokerConfig
+from parkfleet.protocols.config import BrokerConfig, EncodingName
 from parkfleet.protocols.mqtt import BrokerError, MqttConnection, Will
 from parkfleet.protocols.payload.request import ReplayAnswer, ReplayRequest
 from parkfleet.protocols.payload.topics import GatewayTopics, Status
@@ -50,9 +51,11 @@ class Forwarder:
         folder: Path,
         version: str,
         events: Events | None = None,
+        encoding: EncodingName = "compact",
     ) -> None:
         self._buffer = buffer
         self._events = events
+        self._encoding = encoding
         self._broker = broker
         self._topics = topics
         self._folder = folder
@@ -149,7 +152,7 @@ class Forwarder:
                 self._replay,
                 timeout,
                 self._tell,
-                self._broker.key_every,
+                encoding_of(self._encoding, self._topics, self._buffer.schema, self._broker.key_every),
             )
             telling = asyncio.create_task(self._tell_events(connection), name="events")
             try:

@@ -8,21 +8,26 @@ import logging
 from array import array
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from parkfleet.agent.counter_guard import Baseline, Judgement, Rule, judge
 from parkfleet.agent.events import Events
 from parkfleet.agent.plan import MeterPlan, Plan
+from parkfleet.protocols.derived import RAW
 from parkfleet.protocols.payload.series import Scan
 from parkfleet.protocols.quality import Quality
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: A second reading that takes longer is given up: what waits for it goes on as it was read. Seconds; the largest maps
 #: take a fraction of it even at 1200 baud.
 REREAD_S: Final = 60.0
 #: Reads a meter once more, for an entry of the schema; None when it gave nothing.
 Reread = Callable[[MeterPlan, int], Awaitable[Scan | None]]
+#: Looks whether a meter is still the same one; calls begin_anew() when it is not.
+Identify = Callable[[str], Awaitable[None]]
 Key = tuple[str, str]
 
 _EVENTS: Final = {
@@ -52,12 +57,14 @@ class Guard:
         events: Events,
         reread: Reread,
         deliver: Callable[[Scan], None],
+        identify: Identify | None = None,
     ) -> None:
         """rules: of the columns that are guarded. baselines: from an earlier life."""
         self._plan = plan
         self._events = events
         self._reread = reread
         self._deliver = deliver
+        self._identify = identify
         self._baselines = {key: baseline for key, baseline in baselines.items() if key in rules}
         meters = [meter for line in plan.lines for meter in line.meters]
         self._meters = {entry: meter for meter in meters for entry in meter.entries(meter.all_due)}
@@ -106,17 +113,24 @@ class Guard:
 
     async def _read_again(self, entry: int) -> None:
         fresh = await self._second(entry)
+        first = self._mended(self._held[entry][0], fresh)
+        if self._identify is not None and self._is_newly_doubtful(first):
+            # Counters that stand elsewhere may be another meter's: it is asked before its readings are called doubtful.
+            await self._within(self._identify(self._meters[entry].config.id), self._meters[entry])
         held = self._held.pop(entry)
-        self._deliver(self._judged(self._mended(held[0], fresh)))
+        self._deliver(self._judged(first))
         for scan in held[1:]:
             self.on_scan(scan)
 
     async def _second(self, entry: int) -> Scan | None:
-        """The second reading; None when there is none. Whatever goes wrong: readings wait for this to end."""
-        meter = self._meters[entry]
+        """The second reading; None when there is none."""
+        return await self._within(self._reread(self._meters[entry], entry), self._meters[entry])
+
+    async def _within(self, work: Awaitable[T], meter: MeterPlan) -> T | None:
+        """What comes of asking a meter, in time. Whatever goes wrong: readings wait for this to end."""
         try:
             async with asyncio.timeout(REREAD_S):
-                return await self._reread(meter, entry)
+                return await work
         except TimeoutError:
             log.warning("meter %s: it could not be read again within %.0f s", meter.config.id, REREAD_S)
         except Exception:
@@ -175,6 +189,8 @@ class Guard:
 
     def _tell(self, counter: _Counter, judgement: Judgement, before: Baseline, value: float, ts: int) -> None:
         meter, point = counter.key
+        if point.endswith(RAW) and (meter, point.removesuffix(RAW)) in self._baselines:
+            return  # the same register, told by its primary value
         data: dict[str, object] = {
             "point": point,
             "before": before.value,

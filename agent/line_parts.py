@@ -4,7 +4,7 @@ A part is the lines that began together, polled by one Polling. When the configu
 as they are go on in their part, without a pause; the others are taken out of theirs, and begin anew in a part of their
 own.
 What goes on is asked by its old plan, whose entries are those of an older schema: each part's scans are given the
-entries of the present one as they pass. A scan of a line that was taken out is dropped.
+entries of the present one as they pass. A line that is taken out ends the scan it has under way first.
 """
 
 import asyncio
@@ -102,11 +102,15 @@ class LineParts:
         )
         return replace(plan, lines=kept)
 
-    def release(self, plan: Plan | None) -> None:
-        """Whoever had the scans has no more of them. Lines that a plan will not continue (None: all will) are taken out
-        at once, so that nothing is read that nobody gets; scans of the others wait for follow()."""
+    async def release(self, plan: Plan | None, within_s: float) -> None:
+        """Whoever had the scans has no more of them, when this returns. Lines that a plan will not continue (None: all
+        will) end the scans under way, for so long at most, and are taken out; scans of the others wait for follow()."""
         if plan is not None:
-            self._drop_others(self.continued(plan))
+            continued = self.continued(plan)
+            kept = {id(line) for line in continued.lines}
+            others = [(part, line) for part in self._parts for line in part.lines if id(line) not in kept]
+            await asyncio.gather(*(part.polling.finish(line.config.id, within_s) for part, line in others))
+            self._drop_others(continued)
         for part in self._parts:
             part.route.hold()
 

@@ -1,7 +1,7 @@
 """Live chain: live batches coded as chained ones on their way out; in the buffer each stands alone.
 
 Made for each connection, so that the first batch after a reconnect is a key. What is refused, sent again, joined,
-thinned or replayed goes as it is stored, and the next live batch is a key again.
+thinned or replayed goes as it is stored, and the next live batch is a key again; so it is when somebody asks for a gap.
 """
 
 from parkfleet.agent.store import StoredBatch
@@ -44,5 +44,5 @@ class LiveChain:
         return made
 
     def broken(self) -> None:
-        """Something that was sent has not arrived: the next batch is a key."""
+        """Something that was sent has not arrived, here or at a consumer: the next batch is a key."""
         self._after = (0, 0)

@@ -66,6 +66,7 @@ class LinePoller:
         self._silence = Silence(intervals, float(plan.config.timeout), time.monotonic())
         self._stopping = False
         self._woken = asyncio.Event()
+        self._over = asyncio.Event()  # run() has returned
         self.status = LineStatus(plan.config.id)
 
     async def run(self) -> None:
@@ -77,12 +78,20 @@ class LinePoller:
                 with self._turns.work():
                     await self._turn(slots)
         finally:
+            self._over.set()
             self._close()
 
     def stop(self) -> None:
         """Lets the scan in flight come to its end; run() returns then."""
         self._stopping = True
         self._woken.set()
+
+    async def finish(self, within_s: float) -> None:
+        """As stop(), and waits for that scan, at the longest for so long."""
+        self.stop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._over.wait()
 
     async def ask(self, request: Request[T], timeout: float | None = None) -> T:
         """One transaction out of turn, between the scans' own. timeout: seconds, default the line's.
@@ -101,7 +110,8 @@ class LinePoller:
             except (ModbusError, asyncio.CancelledError):
                 # On a serial line its late answer must not be taken for that of the unit's next request.
                 if meter is not None and self._plan.address.is_serial:
-                    meter.quiet_until = max(meter.quiet_until, time.monotonic() + waited)
+                    hold = max(waited, 2 * float(self._plan.config.timeout) - waited)
+                    meter.quiet_until = max(meter.quiet_until, time.monotonic() + hold)
                 raise
             self.wake(request.unit)
             return values
@@ -267,8 +277,9 @@ class LinePoller:
             self._silence.put_off(unit, max(self._reopen_at, now + REOPEN_S[0]))
         elif isinstance(error, AnswerTimeoutError) or self._silence.is_silent(unit):
             meter.cause = outcome(error)
-            # Nothing tells a late answer on a serial line from the meter's next one: as much time again passes.
-            hold = float(self._plan.config.timeout) if self._plan.address.is_serial else 0.0
+            # Nothing tells a late answer on a serial line from the meter's next one.
+            hold = 2 * float(self._plan.config.timeout) - took if self._plan.address.is_serial else 0.0
+            meter.quiet_until = max(meter.quiet_until, now + hold)
             self._silence.missed(unit, now, took, hold)
 
     def _tell_failure(self, meter: PolledMeter, plan: MeterPlan, due: int, outcomes: list[int]) -> None:

@@ -55,6 +55,16 @@ class Polling:
             for name, poller in self._pollers.items():
                 group.create_task(poller.run(), name=f"line {name}")
 
+    async def finish(self, line: str, within_s: float) -> None:
+        """Begins no scan on a line any more; returns when those under way were handed on, at the latest after so long.
+
+        It is to be dropped next.
+        """
+        if line in self._pollers:
+            await self._pollers[line].finish(within_s)
+        elif self._engine:
+            await self._engine.finish(line, within_s)
+
     def drop(self, line: str) -> None:
         """Takes a line out, by its id; its scan under way is dropped. The last one ends run()."""
         del self.lines[line]

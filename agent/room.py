@@ -28,8 +28,9 @@ THIN_ROWS: Final = 64
 class Room:
     """One store's."""
 
-    def __init__(self, store: Store, keep: Sequence[Kind]) -> None:
-        """keep: kinds of points, the one to keep longest first."""
+    def __init__(self, store: Store, keep: Sequence[Kind], joined: int = READINGS_AT_ONCE) -> None:
+        """keep: kinds of points, the one to keep longest first. joined: readings of a joined batch, at most."""
+        self._joined = joined
         self._store = store
         self._keep = keep
         self._schemas: dict[int, Schema] = {}
@@ -45,7 +46,7 @@ class Room:
         group: list[StoredBatch] = []
         size = readings = 0
         for batch in self._store.waiting(Span(self._joined_to), 2 * JOIN_ROWS):
-            fits = size + len(batch.body) <= JOIN_BYTES and readings + batch.readings <= READINGS_AT_ONCE
+            fits = size + len(batch.body) <= JOIN_BYTES and readings + batch.readings <= self._joined
             if not (fits and _follows(group, batch)):
                 if len(group) >= JOIN_ROWS or (len(group) > 1 and not fits):
                     break

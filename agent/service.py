@@ -12,12 +12,14 @@ from parkfleet.agent.buffer import Buffer
 from parkfleet.agent.configuration import Configuration
 from parkfleet.agent.control import ControlSocket
 from parkfleet.agent.control_messages import LineState, Status, socket_path
+from parkfleet.agent.encoding import JOINED_READINGS
 from parkfleet.agent.flush_timer import FlushTimer
 from parkfleet.agent.forwarder import Forwarder
 from parkfleet.agent.learned_store import STORE_NAME, LearnedStore
 from parkfleet.agent.learner import Learner, known_facts
 from parkfleet.agent.line_book import LineBook
 from parkfleet.agent.line_parts import LineParts
+from parkfleet.agent.live_schema import LiveSchema
 from parkfleet.agent.plan import Plan, make_plan
 from parkfleet.agent.snapshot import Snapshots
 from parkfleet.agent.status import AgentFacts, Desired, ReportedState, boot_id
@@ -26,6 +28,7 @@ from parkfleet.agent.trial import Observation
 from parkfleet.agent.trust import Trust
 from parkfleet.agent.watch import Watch
 from parkfleet.protocols.payload.codecs import CODEC, encode
+from parkfleet.protocols.payload.request import ReplayAnswer, ReplayRequest
 from parkfleet.protocols.payload.topics import GatewayTopics
 
 if TYPE_CHECKING:
@@ -52,6 +55,9 @@ class Manager(Protocol):
     def state(self) -> ReportedState:
         """What runs."""
 
+    def restart(self) -> None:
+        """The agent is to end in order and begin anew. Returns at once."""
+
 
 class AgentService:
     """One gateway's agent."""
@@ -71,7 +77,7 @@ class AgentService:
         store = learned_store(configuration)
         self._plan = self._polling.continued(learned_plan(configuration, store))
         self._learner = Learner(self._plan, configuration, store)
-        self._packed_schema = self._plan.schema.pack()
+        self._schema = LiveSchema(self._plan.schema)
         self._batcher = Batcher()
         topics = GatewayTopics(gateway.park, gateway.gateway)
         self._trust = Trust(configuration, self._plan, self._batcher.add, self._timer.hurry)
@@ -80,9 +86,16 @@ class AgentService:
             configuration.path(gateway.buffer.path),
             gateway.buffer,
             lambda kind, text, data: emit(kind, text, None, data),
+            JOINED_READINGS[gateway.encoding],
         )
         self._forwarder = Forwarder(
-            self._buffer, gateway.broker, topics, configuration.folder, __version__, self._trust.events
+            self._buffer,
+            gateway.broker,
+            topics,
+            configuration.folder,
+            __version__,
+            self._trust.events,
+            gateway.encoding,
         )
         deliver = self._plan.delivering(self._watch.over(self._trust.on_scan))
         self._polling.follow(self._plan, deliver, self._learner.saw)
@@ -104,6 +117,7 @@ class AgentService:
 
     async def _live(self, stop: asyncio.Event, control: ControlSocket, hand_over: HandOver | None) -> None:
         await self._buffer.open()
+        self._schema.resume(await self._buffer.newest_schema())
         try:
             async with asyncio.TaskGroup() as group:
                 poll = group.create_task(self._poll(), name="polling")
@@ -111,7 +125,7 @@ class AgentService:
                 flush = group.create_task(self._flush_for_ever(), name="flush")
                 learn = group.create_task(self._learner.run(self._polling.lines), name="learner")
                 measure = group.create_task(self._book.run(), name="line book")
-                report = group.create_task(self._report_for_ever(), name="report")
+                report = group.create_task(self._report_for_ever(control), name="report")
                 trust = group.create_task(self._trust.run(self._polling), name="trust")
                 await stop.wait()
                 report.cancel()
@@ -151,12 +165,13 @@ class AgentService:
             await self._timer.wait()
             await self._flush()
 
-    async def _report_for_ever(self) -> None:
+    async def _report_for_ever(self, control: ControlSocket) -> None:
         """Tells the controller how we fare, if there is one. Imports gRPC only then: 10 MB."""
         gateway = self._configuration.gateway
         if gateway.controller is None:
             return
         from parkfleet.agent.credential_keeper import CredentialKeeper
+        from parkfleet.agent.doers import Doers
         from parkfleet.agent.session import ControllerSession
 
         facts = AgentFacts(
@@ -175,9 +190,10 @@ class AgentService:
             session = ControllerSession(
                 gateway.controller.url,
                 facts,
-                lambda: self._snapshots.take(latest),
+                lambda: self._snapshots.take(latest, len(self._trust.rules.standing())),
                 manager.state if manager else None,
                 on_desired=manager.offer if manager else None,
+                doers=Doers(self._configuration, control, manager.restart if manager else None).table(),
                 keeper=CredentialKeeper(gateway.controller.url, identity),
             )
             self._session = session.status
@@ -186,6 +202,10 @@ class AgentService:
                 await asyncio.sleep(STATS_S)  # how fresh a heartbeat's buffer depth is
                 latest = await self._buffer.stats()
                 session.look()
+
+    async def replay(self, request: ReplayRequest) -> ReplayAnswer:
+        """Sends acknowledged batches again, for whoever asks: a consumer does so on `…/request` by itself."""
+        return await self._forwarder.replay(request)
 
     async def observed(self) -> Observation:
         """How the gateway fares with this configuration."""
@@ -206,7 +226,8 @@ class AgentService:
     async def _status(self) -> Status:
         """What `parkfleet agent status` shows."""
         gateway = self._configuration.gateway
-        snapshot = self._snapshots.take(await self._buffer.stats())
+        alarms = self._trust.rules.standing()
+        snapshot = self._snapshots.take(await self._buffer.stats(), len(alarms))
         lines = [
             LineState(
                 id=plan.config.id,
@@ -227,18 +248,19 @@ class AgentService:
             for plan, line, report in zip(self._plan.lines, self._polling.statuses, snapshot.lines, strict=True)
         ]
         trust = self._trust
-        events, alarms = dict(trust.events.counts), trust.rules.standing()
+        events = dict(trust.events.counts)
         facts = __version__, os.getpid(), gateway.park, gateway.gateway
         return Status(*facts, lines, snapshot, events, alarms, trust.rules.held, self._timer.early)
 
     async def _flush(self) -> None:
         await self._trust.events.gone_ahead()  # an alarm reaches the broker before the batch of its reading
-        schema, packed = self._plan.schema, self._packed_schema
         for batch in self._batcher.close():
+            schema, packed = self._schema.schema, self._schema.packed
             body = encode(schema, batch.rows)
             await self._buffer.append(
                 NewBatch(packed, schema.id, CODEC, body, batch.readings, batch.first_ts, batch.last_ts)
             )
+            self._schema.took(batch.rows)
 
 
 def learned_store(configuration: Configuration) -> LearnedStore:

@@ -13,11 +13,12 @@ from typing import Final
 
 from parkfleet.agent.controller_connection import ConnectionLostError, ControllerConnection
 from parkfleet.agent.credential_keeper import CredentialKeeper
+from parkfleet.agent.deeds import Deeds, Doer
 from parkfleet.agent.reporting import Reporting
 from parkfleet.agent.session_messages import desired_configuration, goodbye_message
 from parkfleet.agent.status import AgentFacts, AgentSnapshot, ConfigurationName, Desired, ReportedState
 from parkfleet.proto import limits
-from parkfleet.proto.session_pb2 import ControllerMessage
+from parkfleet.proto.session_pb2 import AgentMessage, ControllerMessage
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class ControllerSession:
     """One gateway's session with one controller, across any number of connections.
 
     url is host:port; snapshot and state are called for every heartbeat, on_desired for every configuration that the
-    controller sends; none may block.
+    controller sends; none may block. doers: how deeds are done that operators ask for.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class ControllerSession:
         *,
         reconnect_s: tuple[float, float] = RECONNECT_S,
         on_desired: OnDesired | None = None,
+        doers: dict[str, Doer] | None = None,
         keeper: CredentialKeeper | None = None,
     ) -> None:
         """keeper: has the certificates; None for plain connections."""
@@ -74,6 +76,7 @@ class ControllerSession:
         self._state = state or self._running_only
         self._reconnect_s = reconnect_s
         self._on_desired = on_desired
+        self._doers = doers or {}
         self._reporting = Reporting()
         self._connection: ControllerConnection | None = None  # once we are welcome
         self._told: ReportedState | None = None  # told last
@@ -114,6 +117,7 @@ class ControllerSession:
     async def _one_connection(self) -> None:
         """Dials, says hello, and heartbeats until the connection is lost. Raises ConnectionLostError."""
         connection = ControllerConnection(self._url, self._keeper.credentials() if self._keeper else None)
+        deeds = Deeds(self._doers, lambda output: connection.send(AgentMessage(deed_output=output)))
         goodbye = None
         keeping: asyncio.Task[None] | None = None
         try:
@@ -121,13 +125,14 @@ class ControllerSession:
             self._connection = connection
             if self._keeper is not None:
                 keeping = asyncio.create_task(self._keep_credentials(self._keeper, connection), name="credentials")
-            await self._heartbeat_for_ever(connection, interval_s)
+            await self._heartbeat_for_ever(connection, deeds, interval_s)
         except asyncio.CancelledError:
             goodbye = goodbye_message("the agent is stopping") if self.status.connected else None
             raise
         finally:
             self.status.connected = False
             self._connection = None
+            await deeds.close()
             if keeping is not None:
                 keeping.cancel()
                 await asyncio.wait({keeping})
@@ -149,7 +154,7 @@ class ControllerSession:
         low, high = limits.HEARTBEAT_S
         return min(max(message.welcome.heartbeat_interval_ms / 1000, low), high)
 
-    async def _heartbeat_for_ever(self, connection: ControllerConnection, interval_s: float) -> None:
+    async def _heartbeat_for_ever(self, connection: ControllerConnection, deeds: Deeds, interval_s: float) -> None:
         """Sends heartbeats, and the state whenever it has changed; takes what the controller says in between."""
         loop = asyncio.get_running_loop()
         sequence = 0
@@ -163,7 +168,7 @@ class ControllerSession:
             while (left := due - loop.time()) > 0:
                 message = await connection.receive(left)
                 if message is not None:
-                    self._take(message)
+                    self._take(message, deeds)
                 if loop.time() < due:  # else it comes with the heartbeat
                     await self._tell_state(connection)
 
@@ -181,7 +186,7 @@ class ControllerSession:
             pause_s = await keeper.keep_good(connection)
             await asyncio.sleep(pause_s)  # the pace of looking
 
-    def _take(self, message: ControllerMessage) -> None:
+    def _take(self, message: ControllerMessage, deeds: Deeds | None = None) -> None:
         """Does what the controller says. Raises ConnectionLostError when it says goodbye."""
         match message.WhichOneof("message"):
             case "retry_after":
@@ -192,6 +197,10 @@ class ControllerSession:
                 self._reporting.in_full()
             case "desired_configuration" if self._on_desired is not None:
                 self._on_desired(desired_configuration(message.desired_configuration))
+            case "deed" if deeds is not None:
+                deeds.begin(message.deed)
+            case "deed_cancel" if deeds is not None:
+                deeds.cancel(message.deed_cancel.id)
             case other:  # what we do not know is a later controller's
                 log.debug("ignored %s from the controller", other)
 

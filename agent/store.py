@@ -100,8 +100,14 @@ class Recoded:
     first_ts: int  # ms UTC
     last_ts: int
 
+    def stored(self, of: StoredBatch, seq: int) -> StoredBatch:
+        """As a part of a stored batch, from a seq on."""
+        own = self.codec, self.body, self.parts, self.readings, self.first_ts, self.last_ts
+        return StoredBatch(of.epoch, seq, self.count, of.schema_id, *own, of.level)
+
 
 _COLUMNS: Final = "seq, count, schema_id, codec, body, parts, readings, first_ts, last_ts, thinned"
+_SPARE: Final = "NOT EXISTS (SELECT 1 FROM batches WHERE schema_id = schemas.id)"
 _BATCHES: Final = "batches CROSS JOIN bodies USING (seq)"  # in this order: bodies by their seq
 
 
@@ -338,6 +344,23 @@ class Store:
         """A packed schema by its id; empty when there is none."""
         row = self._db.execute("SELECT packed FROM schemas WHERE id = ?", (schema_id,)).fetchone()
         return bytes(row[0]) if row else b""
+
+    def newest_schema(self) -> bytes:
+        """The packed schema of the newest batch that was not thinned; empty when there is none."""
+        query = (
+            "SELECT packed FROM schemas WHERE id ="
+            " (SELECT schema_id FROM batches WHERE thinned = 0 ORDER BY seq DESC LIMIT 1)"
+        )
+        row = self._db.execute(query).fetchone()
+        return bytes(row[0]) if row else b""
+
+    def spare_schemas(self) -> list[int]:
+        """Ids of schemas of which there is no batch."""
+        return [schema for (schema,) in self._db.execute(f"SELECT id FROM schemas WHERE {_SPARE}")]
+
+    def forget_schema(self, schema_id: int) -> None:
+        """Deletes a schema of which there is no batch. Raises sqlite3.Error."""
+        self._db.execute(f"DELETE FROM schemas WHERE id = ? AND {_SPARE}", (schema_id,))
 
     def acknowledge(self, batches: Iterable[tuple[int, int]]) -> None:
         """Takes acknowledgements, each (first seq, count) as it was sent; written with the next append or flush."""

@@ -14,7 +14,7 @@ from typing import Final
 
 from parkfleet.agent.store import Recoded
 from parkfleet.protocols.payload.codecs import CODEC, encode
-from parkfleet.protocols.payload.parts import Runs, pack_parts, runs_of
+from parkfleet.protocols.payload.parts import Runs, pack_parts, runs_of, seq_of_rows
 from parkfleet.protocols.payload.schema import Schema
 from parkfleet.protocols.payload.series import Column, Entry, Rows, has_value
 from parkfleet.protocols.profile import Factor, Kind
@@ -97,7 +97,7 @@ def _thin_block(columns: tuple[Column, ...], block: Rows, runs: Runs, window: in
     thinned = Rows(block.entry)
     kept: list[tuple[int, int]] = []
     seq, left = -1, 0
-    seqs = _seq_of_rows(runs)
+    seqs = seq_of_rows(runs)
     before = 0
     for start, end in _windows(block.ts, window):
         for _ in range(start, end):
@@ -115,15 +115,6 @@ def _thin_block(columns: tuple[Column, ...], block: Rows, runs: Runs, window: in
     total = sum(length for length, _ in runs)
     kept += [(total - before, 0)] if total > before else []
     return thinned, runs_of(kept)
-
-
-def _seq_of_rows(runs: Runs) -> Iterator[int]:
-    seq = 0
-    for length, rows in runs:
-        for _ in range(length):
-            for _ in range(rows):
-                yield seq
-            seq += 1
 
 
 def _windows(stamps: "array[int]", window: int) -> Iterator[tuple[int, int]]:

@@ -149,6 +149,15 @@ def _revoke_token(request: Any, _: Belonging) -> Demand:
     )
 
 
+def _deed(request: Any, _: Belonging) -> Demand:
+    """Remote hands: looking is told as well as doing."""
+    gateway = f"{request.park}/{request.gateway}"
+    what = getattr(request, request.WhichOneof("deed") or "", None)
+    parts = [f"{field.name}={value}" for field, value in what.ListFields()] if what is not None else []
+    target = " ".join([f"gateway {gateway}", *parts, f"within {request.within_s} s"])
+    return Demand(Permission.ACT, Reach.every([Scope.park(request.park)]), change=True, target=target)
+
+
 def layer_reach(name: str, belonging: Belonging) -> Reach:
     """All that a layer says something to. A name that is none takes the whole fleet."""
     kind, _, rest = name.partition("/")
@@ -233,6 +242,12 @@ TABLE: Final[dict[str, Row]] = {
     "parkfleet.v1.Audit/ListEntries": _fixed(Demand(Permission.AUDIT, SOMEWHERE)),
     "parkfleet.v1.Audit/Export": _fixed(Demand(Permission.AUDIT)),
     "parkfleet.v1.Audit/GetHead": _fixed(Demand(Permission.AUDIT)),
+    "parkfleet.v1.RemoteHands/Logs": _deed,
+    "parkfleet.v1.RemoteHands/Scan": _deed,
+    "parkfleet.v1.RemoteHands/Read": _deed,
+    "parkfleet.v1.RemoteHands/Replay": _deed,
+    "parkfleet.v1.RemoteHands/Restart": _deed,
+    "parkfleet.v1.RemoteHands/Capture": _deed,
     # What probes and tools ask: whether the controller serves; which services it has.
     "grpc.health.v1.Health/Check": _OPEN,
     "grpc.health.v1.Health/Watch": _OPEN,

@@ -27,8 +27,9 @@ log = logging.getLogger(__name__)
 PEER_RATE: Final = Rate(90, 1.5)
 #: A signature and a commit are some 5 ms: a third of a core at most goes to strangers.
 TOTAL_RATE: Final = Rate(300, 60.0)
-#: A renewal is due once in two months.
-RENEWAL_RATE: Final = Rate(5, 1 / 60)
+#: A renewal is due once in two thirds of a certificate's life; a gateway may ask more often: so many at once, then so
+#: many in a life, but not less than one a minute.
+RENEWALS: Final = (5, 20)
 #: How often a box that waits for approval may ask. ms.
 ASK_AGAIN_MS: Final = 5000
 #: P-256 in DER. Bytes.
@@ -100,7 +101,8 @@ class RenewalService(CertificateRenewalServicer):
         self._gatehouse = gatehouse
         self._addresses = addresses
         # Not by address: behind one there may be a hundred gateways.
-        self._limit = RateLimit(RENEWAL_RATE, Rate(1000, 100.0))
+        burst, in_a_life = RENEWALS
+        self._limit = RateLimit(Rate(burst, max(1 / 60, in_a_life / gatehouse.life_s)), Rate(1000, 100.0))
 
     async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.GatewayCertificate:
         """A further certificate, of the same key or a new one."""

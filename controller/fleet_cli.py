@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from parkfleet.controller import config_cli, gateway_cli, secret_cli, token_cli
+from parkfleet.controller import config_cli, gateway_cli, remote_cli, secret_cli, token_cli
 from parkfleet.controller.call import CA_VARIABLE, DEFAULT, Controller, fleet_client, run_call
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -29,6 +29,7 @@ app.add_typer(config_cli.app, name="config")
 app.add_typer(gateway_cli.app, name="gateway")
 app.add_typer(secret_cli.app, name="secret")
 app.add_typer(token_cli.app, name="token")
+app.add_typer(remote_cli.app)  # logs, scan, read, replay, restart, capture
 
 Park = Annotated[str, typer.Option(help="Only this park's gateways.")]
 

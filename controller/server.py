@@ -9,6 +9,7 @@ from grpc import aio
 
 from parkfleet.controller.admission import Admission
 from parkfleet.controller.caller import Nowhere
+from parkfleet.controller.desk import Desk
 from parkfleet.controller.fleet import FleetState, read_clock
 from parkfleet.controller.fleet_service import FleetService
 from parkfleet.controller.gate import Gatekeeper, OpenGate
@@ -16,6 +17,7 @@ from parkfleet.controller.guard import Guard
 from parkfleet.controller.listeners import Gates, Listeners, guarded_listeners, plain_listeners
 from parkfleet.controller.load import Load
 from parkfleet.controller.registry import Moment
+from parkfleet.controller.remote_service import RemoteHandsService
 from parkfleet.controller.sessions import AgentSessions
 from parkfleet.controller.vitals import Pulse, Vitals
 from parkfleet.proto import (
@@ -25,10 +27,12 @@ from parkfleet.proto import (
     identity_pb2,
     limits,
     operators_pb2,
+    remote_pb2,
     session_pb2,
 )
 from parkfleet.proto.config_pb2_grpc import add_FleetConfigurationServicer_to_server
 from parkfleet.proto.fleet_pb2_grpc import add_FleetServicer_to_server
+from parkfleet.proto.remote_pb2_grpc import add_RemoteHandsServicer_to_server
 from parkfleet.proto.session_pb2_grpc import add_AgentSessionServicer_to_server
 from parkfleet.protocols.address import split_address
 
@@ -67,6 +71,7 @@ class ControllerServer:
         self.fleet = FleetState(heartbeat_interval, clock, storage.bus.name if storage else "")
         self.door = door or Admission()
         self.load = Load(self.door)
+        self.desk = Desk()
         self.pulse = Pulse(self)
         self._storage = storage
         self._operators = operators
@@ -112,9 +117,7 @@ class ControllerServer:
         if self._gates is None:
             listeners = plain_listeners(self._asked, guard)
         else:
-            listeners = await guarded_listeners(
-                self._asked, self._gates, guard, lambda: self.fleet.now().wall_ms / 1000
-            )
+            listeners = guarded_listeners(self._asked, self._gates, guard, lambda: self.fleet.now().wall_ms / 1000)
         self._listeners = listeners
         operators = listeners.operators.server
         if self._storage is not None:
@@ -123,9 +126,10 @@ class ControllerServer:
         if self._operators is not None:
             add_operators(self._operators, operators)
         house = self._gates.house if self._gates else None
-        sessions = AgentSessions(self.fleet, self.delivery, door=self.door, house=house)
+        sessions = AgentSessions(self.fleet, self.delivery, door=self.door, desk=self.desk, house=house)
         add_AgentSessionServicer_to_server(sessions, listeners.sessions.server)
         add_FleetServicer_to_server(FleetService(self.fleet, self.delivery), operators)
+        add_RemoteHandsServicer_to_server(RemoteHandsService(self.desk), operators)
         if house is not None:
             add_identity(house, listeners, lambda: self.fleet.now().wall_ms)
         await listeners.start()
@@ -174,7 +178,7 @@ class ControllerServer:
         """What probes and tools ask for."""
         from parkfleet.controller.health_service import add_standard_services
 
-        files = [session_pb2, fleet_pb2, config_pb2, *([operators_pb2] if self._operators else [])]
+        files = [session_pb2, fleet_pb2, config_pb2, remote_pb2, *([operators_pb2] if self._operators else [])]
         if self._gates is not None:
             files += [enrolment_pb2, identity_pb2]
         names = [service.full_name for file in files for service in file.DESCRIPTOR.services_by_name.values()]

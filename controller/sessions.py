@@ -20,6 +20,7 @@ from grpc import aio
 
 from parkfleet.controller.admission import Admission
 from parkfleet.controller.checks import LaterError, RefusedError, check_hello
+from parkfleet.controller.desk import Desk
 from parkfleet.controller.fleet import FleetState, SessionHandle
 from parkfleet.controller.registry import FleetFullError, GatewayKey
 from parkfleet.proto import limits
@@ -84,6 +85,7 @@ class AgentSessions(AgentSessionServicer):
         delivery: "ConfigDelivery | None" = None,
         hello_s: float = HELLO_S,
         door: Admission | None = None,
+        desk: Desk | None = None,
         house: "Gatehouse | None" = None,
     ) -> None:
         """house: who checks certificates; None where none are shown."""
@@ -92,12 +94,13 @@ class AgentSessions(AgentSessionServicer):
         self._delivery = delivery
         self._hello_s = hello_s
         self._door = door or Admission()
+        self._desk = desk or Desk()
 
     # A coroutine, for grpc.aio's reader and writer interface; the stub knows only of generators.
     async def Connect(self, request_iterator: object, context: Context) -> None:  # type: ignore[override]
         """Serves one agent's stream until either side ends it."""
         if self._house is None:
-            await SessionStream(self._fleet, context, self._door, self._hello_s, self._delivery).run()
+            await SessionStream(self._fleet, context, self._door, self._desk, self._hello_s, self._delivery).run()
             return
         from parkfleet.controller.enrolment_service import refuse, shown_credential
         from parkfleet.controller.gatehouse import GateError
@@ -106,7 +109,7 @@ class AgentSessions(AgentSessionServicer):
             credential = shown_credential(self._house, context)
         except GateError as error:
             await refuse(context, error, "a session")
-        stream = SessionStream(self._fleet, context, self._door, self._hello_s, self._delivery, credential)
+        stream = SessionStream(self._fleet, context, self._door, self._desk, self._hello_s, self._delivery, credential)
         self._house.deny.opened(credential.serial, stream.revoked)
         try:
             await stream.run()
@@ -122,6 +125,7 @@ class SessionStream:
         fleet: FleetState,
         context: Context,
         door: Admission,
+        desk: Desk,
         hello_s: float,
         delivery: "ConfigDelivery | None" = None,
         credential: "Credential | None" = None,
@@ -130,6 +134,7 @@ class SessionStream:
         self._credential = credential
         self._fleet = fleet
         self._door = door
+        self._desk = desk
         self._delivery = delivery
         self._context = context
         self._hello_s = hello_s
@@ -216,6 +221,8 @@ class SessionStream:
             self._handle.reported(message.status)
             if self._delivery is not None and before is not None:
                 self._delivery.reported(self._handle.key, self._handle.session, message.status, before.status)
+        elif kind == "deed_output":
+            self._desk.said(self._handle.key, message.deed_output)
         return None  # what we do not know, a newer agent may say: it is ignored
 
     def revoked(self, told: str) -> None:
@@ -248,6 +255,7 @@ class SessionStream:
         self._outbox.put_nowait(ControllerMessage(welcome=welcome))
         self._handle = handle
         self._admitted.set_result(handle)
+        self._desk.opened(gateway.key, handle.session, self._send)
         if self._delivery is not None:
             self._delivery.opened(gateway, self._send, has_status)
 
@@ -311,6 +319,7 @@ class SessionStream:
         """Tells the fleet that the session is over, once."""
         if self._handle is not None and not self._handle.over:
             self._handle.ended(reason)
+            self._desk.closed(self._handle.key, self._handle.session)
             if self._delivery is not None:
                 self._delivery.closed(self._handle.key, self._handle.session)
 

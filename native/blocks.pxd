@@ -13,7 +13,7 @@ from parkfleet.native.forecast cimport Beside, Series, add, floor_div, sub
 from parkfleet.native.mixing cimport simple
 from parkfleet.native.numbers cimport NUMBER, SPAN, magnitude, number, span, tree
 from parkfleet.native.rangecoder cimport Coder, wrong
-from parkfleet.native.values cimport NODES, OWN, VALUE_CELLS, Tables, first_value, next_value, pass_by
+from parkfleet.native.values cimport NODES, OWN, QUANTITIES, VALUE_CELLS, Tables, first_value, next_value, pass_by
 
 cdef extern from *:
     """
@@ -26,10 +26,10 @@ cdef extern from *:
     const uint64_t PF_COARSE
 
 cdef enum:  # cells beside those of values.pxd
-    PRESENT = VALUE_CELLS  # 3 × 2
-    SAME_ROWS = PRESENT + 6  # 2
-    ON_TIME = SAME_ROWS + 2  # 3
-    IN_STEP = ON_TIME + 3  # 2
+    PRESENT = VALUE_CELLS  # 4 × 2
+    SAME_ROWS = PRESENT + 8  # 3
+    ON_TIME = SAME_ROWS + 3  # 5
+    IN_STEP = ON_TIME + 5  # 2
     ALL_GOOD = IN_STEP + 2  # 3
     AS_ABOVE = ALL_GOOD + 3  # 2 × 2
     AS_LEFT = AS_ABOVE + 4
@@ -45,19 +45,24 @@ cdef enum:  # cells beside those of values.pxd
     GRAIN = STEP + SPAN
     REST = GRAIN + NUMBER
     LENGTH = REST + NUMBER
-    CELLS = LENGTH + NUMBER
+    ROWS_AGAIN = LENGTH + NUMBER
+    AGAIN = ROWS_AGAIN + NUMBER
+    CELLS = AGAIN + SPAN
+    AWAY = 3  # an entry that has not been in a batch since a pause
     LEAST_GRAIN = 4
     LEAST_CHANGES = 4
 
 
 cdef struct Meter:  # an entry, as the chain knows it
-    uint8_t seen  # 0: never; 1: not in the batch before; 2: in it
+    uint8_t seen  # 0: never; 1: not in the batch before; 2: in it; 3: not since a pause
+    bint lent  # series and own are another chain's
     uint8_t good  # whether all its qualities were, in the block before
     size_t rows
-    int64_t ts
+    int64_t ts  # of the last row
+    int64_t before  # of the last row, when the block began
     int64_t step
     Series* series
-    uint32_t* own  # NODES cells a column
+    uint32_t* own  # 2 × NODES cells a column
 
 
 cdef struct Before:  # the block before in the same batch
@@ -65,13 +70,18 @@ cdef struct Before:  # the block before in the same batch
     size_t rows
     int64_t first
     int64_t step
+    bint returned  # an entry has come again after a pause
+    int64_t late  # how far behind its step
 
 
 cdef inline size_t row_count(Coder* c, uint32_t* cells, Meter* m, Before* before, size_t rows) noexcept nogil:
-    cdef size_t expected = m.rows if m.rows else before.rows
-    if simple(c, cells + SAME_ROWS + (m.rows == 0), rows == expected):
+    cdef size_t expected = m.rows
+    cdef int knows = 2 if m.seen == AWAY else m.rows == 0
+    if knows and before.any:
+        expected = before.rows
+    if simple(c, cells + SAME_ROWS + knows, rows == expected):
         return expected
-    return number(c, cells + ROWS, rows)
+    return number(c, cells + (ROWS_AGAIN if m.seen == AWAY else ROWS), rows)
 
 
 cdef inline void row_times(Coder* c, uint32_t* cells, Meter* m, Before* before, int64_t* ts, size_t rows) noexcept nogil:
@@ -79,14 +89,18 @@ cdef inline void row_times(Coder* c, uint32_t* cells, Meter* m, Before* before, 
     cdef int64_t expected = PF_EPOCH, step, previous
     cdef int knows = 2, odd = 0
     cdef size_t row
-    if m.seen:
+    if m.seen == AWAY:
+        knows, expected = 3 + before.returned, add(add(m.ts, m.step), before.late)
+    elif m.seen:
         knows, expected = 0, add(m.ts, m.step)
     elif before.any:
         knows, expected, m.step = 1, before.first, before.step
     if simple(c, cells + ON_TIME + knows, ts[0] == expected):
         ts[0] = expected
     else:
-        ts[0] = add(expected, span(c, cells + (START if knows == 2 else LATE), sub(ts[0], expected)))
+        ts[0] = add(expected, span(c, cells + (START if knows == 2 else AGAIN if knows == 3 else LATE), sub(ts[0], expected)))
+    if m.seen == AWAY:
+        before.returned, before.late = True, sub(ts[0], add(m.ts, m.step))
     previous = m.step
     for row in range(1, rows):
         step = sub(ts[row], ts[row - 1])
@@ -98,6 +112,7 @@ cdef inline void row_times(Coder* c, uint32_t* cells, Meter* m, Before* before, 
                 m.step = step
         ts[row] = add(ts[row - 1], step)
         previous = step
+    m.before = m.ts
     m.ts = ts[rows - 1]
     before.any, before.rows, before.first, before.step = True, rows, ts[0], m.step
 
@@ -199,7 +214,7 @@ cdef inline void find_grain(
 cdef inline void column_coding(
     Coder* c, uint32_t* cells, Series* s, bint is_float, int coding, int64_t grain, int64_t rest
 ) noexcept nogil:
-    """Whether coding, grain and rest are as before; what they are. The number before is said anew in them."""
+    """Whether coding, grain and rest are as before; what they are. The numbers before are said anew in them."""
     if simple(c, cells + AS_CODED + (s.seen > 0), coding == s.coding and grain == s.grain and rest == s.rest):
         return
     if is_float:
@@ -214,9 +229,11 @@ cdef inline void column_coding(
         wrong(c, "a column has an impossible grain")
         return
     if coding != s.coding:
-        s.last = 0
+        s.last = s.first = s.mean = 0
     else:
         s.last = floor_div(sub(as_integer(s, s.last), rest), grain)
+        s.first = floor_div(sub(as_integer(s, s.first), rest), grain)
+        s.mean = floor_div(sub(as_integer(s, s.mean), rest), grain)
     s.change = s.change_before = 0
     s.coding, s.grain, s.rest = <uint8_t> coding, grain, rest
 
@@ -246,7 +263,7 @@ cdef inline void as_slots(
 
 
 cdef inline void row_values(
-    Coder* c, Tables* t, Meter* m, int64_t* slots, const uint8_t* quality, size_t rows, size_t width,
+    Coder* c, Tables* t, Meter* m, const int64_t* ts, int64_t* slots, const uint8_t* quality, size_t rows, size_t width,
     const uint8_t* types, const uint8_t* digits, const uint8_t* kinds, const uint8_t* quantities, int64_t* firsts,
     uint64_t* numbers
 ) noexcept nogil:
@@ -261,7 +278,7 @@ cdef inline void row_values(
             continue
         s = &m.series[column]
         if not s.known:
-            set_up(t, s, m.own + column * NODES, types[column], digits[column], quantities[column])
+            set_up(t, s, m.own + 2 * column * NODES, types[column], digits[column], quantities[column])
         coding, grain, rest = s.coding, s.grain, s.rest
         if not c.decoding:
             if types[column] == c'i':
@@ -280,6 +297,7 @@ cdef inline void row_values(
         if c.error != NULL:
             return
         memset(&beside, 0, sizeof(beside))
+        beside.ts, beside.gap = ts[row] >> 10, sub(ts[row], m.before) >> 10
         for column in range(width):
             if types[column] == c's':
                 continue
@@ -290,11 +308,10 @@ cdef inline void row_values(
                 continue
             value = 0 if c.decoding else floor_div(sub(<int64_t> numbers[column * rows + row], s.rest), s.grain)
             if s.seen:
-                value = next_value(c, t, s, m.own + column * NODES, kinds[column], quantities[column], &beside, value)
+                value = next_value(c, t, s, m.own + 2 * column * NODES, kinds[column], quantities[column], &beside, value)
             else:
-                value = first_value(c, t, s, quantities[column], firsts[column], value)
+                value = first_value(c, t, s, quantities[column], &beside, firsts[column], value)
                 firsts[column] = value
-                pass_by(&beside, 0, value, 0)
             if c.decoding:
                 slots[at] = as_integer(s, value)
     for column in range(width):
@@ -308,3 +325,4 @@ cdef inline void set_up(Tables* t, Series* s, uint32_t* own, uint8_t type, uint8
     s.known, s.grain, s.rest = True, 1, 0
     s.coding = <uint8_t> hint if type != c'i' and 0 <= hint <= MAX_DIGITS else 0
     memcpy(own, t.cells + OWN + quantity * NODES, NODES * sizeof(uint32_t))
+    memcpy(own + NODES, t.cells + OWN + (QUANTITIES + quantity) * NODES, NODES * sizeof(uint32_t))

@@ -25,7 +25,7 @@ from parkfleet.native.varints cimport Writer
 
 cdef c_array.array TEMPLATE = array("q")
 #: Columns that a chain may know: 230 MB.
-cdef size_t MOST_SERIES = 400_000
+cdef size_t MOST_SERIES = 250_000
 
 CELLS = b.CELLS
 WEIGHTS = v.WEIGHTS
@@ -45,21 +45,25 @@ cdef class Chain:
     cdef size_t series
     cdef Meter* meters
     cdef Tables tables
+    cdef Chain base  # whose entries this one has until it meets them itself; nothing is coded with it any more
     cdef dict firsts  # by column set: the first number of each column, in this batch
     cdef dict texts  # by entry: the last text of each string column
 
-    def __cinit__(self, list set_of, list layouts, bytes cells, bytes weights, size_t most, bint teach=False):
+    def __cinit__(
+        self, list set_of, list layouts, bytes cells, bytes weights, size_t most, bint teach=False, Chain base=None
+    ):
         """set_of: for each entry its column set. layouts: for each column set a byte a column each of types (i, f, d,
         s), digits (signed), kinds (0 to 2), quantities (below 32). cells, weights: a prior, 32 bits each, in this
-        machine's order. most: readings that a body may hold. teach: the chain is for training a prior."""
-        if len(cells) != 4 * b.CELLS or len(weights) != 4 * v.WEIGHTS:
+        machine's order; not looked at with a base, see copy(). most: readings that a body may hold. teach: the chain
+        is for training a prior."""
+        if base is None and (len(cells) != 4 * b.CELLS or len(weights) != 4 * v.WEIGHTS):
             raise ValueError("the prior is not of this version")
-        for types, digits, kinds, quantities in layouts:
+        for types, digits, kinds, quantities in layouts if base is None else ():
             if not len(types) == len(digits) == len(kinds) == len(quantities):
                 raise ValueError("a column set's bytes do not fit together")
             if any(kind >= v.KINDS for kind in kinds) or any(quantity >= v.QUANTITIES for quantity in quantities):
                 raise ValueError("unknown kind or quantity")
-        self.layouts, self.set_of, self.most = layouts, set_of, most
+        self.layouts, self.set_of, self.most, self.base = layouts, set_of, most, base
         self.meters = <Meter*> calloc(len(set_of) + 1, sizeof(Meter))
         self.tables.cells = <uint32_t*> malloc(4 * b.CELLS)
         self.tables.weights = <int32_t*> malloc(4 * v.WEIGHTS)
@@ -67,15 +71,45 @@ cdef class Chain:
         self.texts = {}
         if self.meters == NULL or self.tables.cells == NULL or self.tables.weights == NULL:
             raise MemoryError
-        memcpy(self.tables.cells, <const char*> cells, 4 * b.CELLS)
-        memcpy(self.tables.weights, <const char*> weights, 4 * v.WEIGHTS)
+        if base is None:
+            memcpy(self.tables.cells, <const char*> cells, 4 * b.CELLS)
+            memcpy(self.tables.weights, <const char*> weights, 4 * v.WEIGHTS)
+        else:
+            self.borrow(base)
+
+    cdef borrow(self, Chain base):
+        cdef size_t entry
+        memcpy(self.tables.cells, base.tables.cells, 4 * b.CELLS)
+        memcpy(self.tables.weights, base.tables.weights, 4 * v.WEIGHTS)
+        memcpy(self.meters, base.meters, len(self.set_of) * sizeof(Meter))
+        for entry in range(<size_t> len(self.set_of)):
+            self.meters[entry].lent = self.meters[entry].series != NULL
+        self.series = base.series
+        self.texts = {entry: list(texts) for entry, texts in base.texts.items()}
+
+    def copy(self):
+        """Another chain that knows what this one does. This one must code nothing from now on."""
+        return Chain(self.set_of, self.layouts, None, None, self.most, False, self)
+
+    def pause(self):
+        """Time passes of which nobody tells: the primer's batches stand apart."""
+        cdef size_t entry, column
+        cdef Meter* m
+        for entry in range(<size_t> len(self.set_of)):
+            m = &self.meters[entry]
+            if m.seen == 0:
+                continue
+            m.seen = b.AWAY
+            for column in range(len(<bytes> self.layouts[self.set_of[entry]][0])):
+                m.series[column].away = m.series[column].seen > 0
 
     def __dealloc__(self):
         cdef size_t at
         if self.meters != NULL:
             for at in range(<size_t> len(self.set_of)):
-                free(self.meters[at].series)
-                free(self.meters[at].own)
+                if not self.meters[at].lent:
+                    free(self.meters[at].series)
+                    free(self.meters[at].own)
         free(self.meters)
         free(self.tables.cells)
         free(self.tables.weights)
@@ -157,7 +191,7 @@ cdef class Chain:
                 readings += max(len(block[2]), len(block[1]))
                 found.append(block)
                 at += 1
-            m.seen = 2 if present else 1 if m.seen else 0
+            m.seen = 2 if present else 1 if m.seen == 2 else m.seen
         return found
 
     cdef tuple block(self, Coder* c, size_t entry, tuple block, Before* before, size_t most):
@@ -199,7 +233,7 @@ cdef class Chain:
                 row_times(c, self.tables.cells, m, before, at_ts, rows)
                 row_qualities(c, self.tables.cells, m, at_quality, rows, width)
                 row_values(
-                    c, &self.tables, m, at_slots, at_quality, rows, width, at_types, at_digits, at_kinds,
+                    c, &self.tables, m, at_ts, at_slots, at_quality, rows, width, at_types, at_digits, at_kinds,
                     at_quantities, at_firsts, numbers
                 )
         finally:
@@ -212,15 +246,21 @@ cdef class Chain:
 
     cdef meet(self, Meter* m, size_t width):
         """Room for what is known of an entry's columns."""
-        if m.series != NULL:
+        cdef Series* lent = m.series
+        cdef uint32_t* lent_own = m.own
+        if lent != NULL and not m.lent:
             return
-        if self.series + width > MOST_SERIES:
+        if lent == NULL and self.series + width > MOST_SERIES:
             raise ValueError(f"more than {MOST_SERIES} columns in one chain")
-        m.series = <Series*> calloc(width + 1, sizeof(Series))
-        m.own = <uint32_t*> malloc((width * NODES + 1) * sizeof(uint32_t))
+        m.series, m.own = <Series*> calloc(width + 1, sizeof(Series)), <uint32_t*> malloc((2 * width * NODES + 1) * 4)
+        m.lent = False
         if m.series == NULL or m.own == NULL:
             raise MemoryError
-        self.series += width
+        if lent == NULL:
+            self.series += width
+            return
+        memcpy(m.series, lent, width * sizeof(Series))
+        memcpy(m.own, lent_own, 2 * width * NODES * 4)
 
     cdef row_texts(self, Coder* c, size_t entry, list texts, bytearray quality, size_t rows, bytes types):
         """Column by column: whether a text is as the one before it; its length and bytes."""

@@ -22,6 +22,7 @@ cdef enum:
     LINEAR = 4  # changes by a weighted sum of six features
     FORECASTS = 5
     TAPS = 6
+    GUESSES = 5  # after a pause, see guess.pxd
     FEATURE_MAX = 1 << 18  # from it on a number is no feature: keeps every product below 2^63
     TAP_MAX = 1 << 20
     LINEAR_PACE = 4
@@ -34,8 +35,18 @@ cdef struct Ratio:  # least squares of change = ratio × feature, over the last 
     int64_t bottom
 
 
+cdef struct Errors:  # how forecasts have erred of late
+    int32_t size  # mean bit length, in 1/32
+    int length1  # bit length of the error before, and of the one before it
+    int length2
+    bint down  # sign of the error before
+    int quiet  # errors of 0 since the last other, up to 255
+
+
 cdef struct Series:
     uint32_t seen  # values since the key, up to 255
+    bint away  # no value since a pause
+    uint32_t returns  # values that were the first since a pause, up to 255
     uint8_t known  # whether its coding, grain and cells are set up
     uint8_t coding
     uint8_t quality  # of the row before
@@ -51,11 +62,12 @@ cdef struct Series:
     Ratio rate
     int64_t taps[TAPS]  # weights of the features, in 1/65536
     int32_t costs[FORECASTS]  # mean loudness of the errors, in 1/64
-    int32_t size  # mean bit length of the errors, in 1/32
-    int length1  # bit length of the error before, and of the one before it
-    int length2
-    bint down  # sign of the error before
-    int quiet  # errors of 0 since the last other, up to 255
+    Errors near  # of values that follow one another
+    Errors far  # of the first ones since a pause
+    int64_t first  # the number at first, and its row's time
+    int64_t first_ts
+    int64_t mean  # of the numbers that were the first since a pause
+    int32_t guess_costs[GUESSES]
 
 
 cdef struct Beside:  # what the row says so far; 0 where a column has no value
@@ -66,6 +78,8 @@ cdef struct Beside:  # what the row says so far; 0 where a column has no value
     int length1  # bit length of the error of the column before, and of the one before it
     int length2
     int moved  # columns whose error was not 0
+    int64_t ts  # the row's time in 1.024 s
+    int64_t gap  # since the entry's last row in the batch before, in 1.024 s
 
 
 cdef struct Outlook:  # forecasts of one change, and what they are made of
@@ -149,6 +163,13 @@ cdef inline void look_ahead(Series* s, Beside* row, Outlook* o) noexcept nogil:
     for i in range(1, FORECASTS):
         if s.costs[i] < s.costs[o.best]:
             o.best = i
+
+
+cdef inline void learn_errors(Errors* e, int64_t error) noexcept nogil:
+    cdef int length = bit_length(magnitude(error))
+    e.size += (32 * length - e.size) >> 2
+    e.length2, e.length1, e.down = e.length1, length, error < 0
+    e.quiet = 0 if error else e.quiet + 1 if e.quiet < 255 else 255
 
 
 cdef inline void learn_change(Series* s, Outlook* o, int64_t change) noexcept nogil:

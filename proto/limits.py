@@ -31,6 +31,12 @@ MAX_LATE: Final = 8
 MAX_SENTENCE: Final = 200
 MAX_WORD: Final = 100
 
+#: Remote hands: so many deeds at once on a gateway, so many bytes of output each, in pieces, each for so long at most.
+MAX_DEEDS: Final = 4
+MAX_DEED_BYTES: Final = 16 * 1024**2
+MAX_PIECE_BYTES: Final = 32 * 1024
+DEED_S: Final = (1, 3600)
+
 #: The heartbeat interval a controller may ask for, in seconds: below, heartbeats crowd out readings on a slow
 #: link; above, "online" says nothing.
 HEARTBEAT_S: Final = (0.1, 3600.0)

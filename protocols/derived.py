@@ -26,6 +26,10 @@ from parkfleet.protocols.registers import column_of
 _MAX_DECIMALS: Final = 9
 
 
+#: What the id of a value before its transformers ends with.
+RAW: Final = "_raw"
+
+
 @dataclass(frozen=True)
 class Ratios:
     """A meter's transformers, as its entry in gateway.yaml says."""
@@ -149,7 +153,7 @@ class _Compiler:
             if own.id in chosen:
                 steps.append(self._step(own))
                 if self._ratios.keep_raw and self._transforms(own):
-                    steps.append(self._step(msgspec.structs.replace(own, id=f"{own.id}_raw", ratio=[]), own.id))
+                    steps.append(self._step(msgspec.structs.replace(own, id=f"{own.id}{RAW}", ratio=[]), own.id))
         strings = [index for index, point in enumerate(self._points) if point.type == "string"]
         delivered = tuple(strings.index(step.source) for step in steps if step.column.type == "string")
         return Derivation(tuple(steps), len(self._points), delivered)

@@ -6,33 +6,53 @@ several consumers (memory.py). Gaps that stay open are told, with the request th
 """
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
-
-import msgspec
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from parkfleet.protocols.payload.chain import CHAINED, KEY, Decoder
 from parkfleet.protocols.payload.codecs import decode
 from parkfleet.protocols.payload.envelope import Envelope
-from parkfleet.protocols.payload.errors import PayloadError
+from parkfleet.protocols.payload.errors import ChainError, PayloadError
 from parkfleet.protocols.payload.intervals import IntervalSet
 from parkfleet.protocols.payload.memory import MAX_DOUBLINGS, Memory, Range, Source, SqliteMemory
+from parkfleet.protocols.payload.outputs import (
+    BatchDecoded,
+    Duplicate,
+    EventSeen,
+    GapLost,
+    GapSeen,
+    Output,
+    Reading,
+    Rejected,
+    ScansDecoded,
+    SchemaWanted,
+    StatusSeen,
+    reading_json,
+)
 from parkfleet.protocols.payload.parts import rows_of, unpack_parts
 from parkfleet.protocols.payload.request import MAX_RANGES as MAX_ASKED
 from parkfleet.protocols.payload.request import REPLAY_EVENT, ReplayRequest, unpack_answer
+from parkfleet.protocols.payload.scans import JSON, unpack_header, unpack_scans, unpack_units
 from parkfleet.protocols.payload.schema import Schema, schema_id
-from parkfleet.protocols.payload.series import Rows, Value, has_value
-from parkfleet.protocols.payload.topics import (
-    Event,
-    GatewayTopics,
-    Status,
-    Topic,
-    parse_topic,
-    unpack_event,
-    unpack_status,
-)
-from parkfleet.protocols.quality import Quality, quality_name
+from parkfleet.protocols.payload.series import Rows
+from parkfleet.protocols.payload.topics import Event, Topic, parse_topic, unpack_event, unpack_status
+
+__all__ = [
+    "BatchDecoded",
+    "Consumer",
+    "Duplicate",
+    "EventSeen",
+    "GapLost",
+    "GapSeen",
+    "Output",
+    "Reading",
+    "Rejected",
+    "ScansDecoded",
+    "SchemaWanted",
+    "StatusSeen",
+    "reading_json",
+]
 
 #: Batches that wait for their schema, over all gateways, and their bytes: further ones are rejected, and so told.
 MAX_WAITING: Final = 10_000
@@ -49,138 +69,6 @@ LOOK_S: Final = 1.0
 MAX_SCHEMAS: Final = 64
 
 
-class Reading(NamedTuple):
-    """One value of one series at one time."""
-
-    park: str
-    gateway: str
-    meter: str
-    point: str
-    unit: str
-    ts: int  # ms UTC
-    value: Value  # None where the quality says that there is none
-    quality: str
-    epoch: int
-    seq: int  # of the (first) batch it came in
-
-
-def reading_json(reading: Reading) -> str:
-    """A reading as one JSON object; a value that JSON has no word for (NaN, infinity) is null."""
-    if isinstance(reading.value, int) and not -(2**63) <= reading.value < 2**64:
-        reading = reading._replace(value=float(reading.value))  # a scaled 64-bit number: more than JSON readers take
-    return msgspec.json.encode(reading._asdict()).decode()
-
-
-@dataclass(frozen=True)
-class BatchDecoded:
-    """A batch taken for the first time; of a joined one that was known in part, the rows of what was not."""
-
-    topic: Topic
-    envelope: Envelope
-    schema: Schema
-    rows: list[Rows]
-    seqs: tuple[Range, ...]  # what it counts for
-
-    @property
-    def source(self) -> Source:
-        """Whose seqs these are."""
-        return Source(self.topic.park, self.topic.gateway, self.envelope.epoch)
-
-    def readings(self, *, held: bool = False) -> Iterator[Reading]:
-        """Its readings, meter by meter, scan by scan. held: also those that a deadband held back."""
-        for block in self.rows:
-            yield from self._of_block(block, held)
-
-    def _of_block(self, block: Rows, held: bool) -> Iterator[Reading]:
-        entry = self.schema.entries[block.entry]
-        epoch, seq = self.envelope.epoch, self.envelope.seq_first
-        park, gateway, meter = self.topic.park, self.topic.gateway, entry.meter
-        readings = zip(block.quality, block.slots, strict=True)
-        texts = iter(block.texts)
-        for ts in block.ts:
-            for column in entry.columns:
-                code, slot = next(readings)
-                text = next(texts) if column.type == "string" else None
-                if code == Quality.HELD and not held:
-                    continue
-                value = column.value(slot, text) if has_value(code) else None
-                name = quality_name(code)
-                yield Reading(park, gateway, meter, column.point, column.unit, ts, value, name, epoch, seq)
-
-
-@dataclass(frozen=True)
-class Duplicate:
-    """A batch that was taken before: dropped whole."""
-
-    topic: Topic
-    envelope: Envelope
-
-
-@dataclass(frozen=True)
-class GapSeen:
-    """Batches have not come, though later ones did and time has passed. Publish `request` to `request_topic`.
-
-    Told again, after pauses that double, while nothing comes.
-    """
-
-    source: Source
-    gaps: tuple[Range, ...]
-    request: bytes
-
-    @property
-    def request_topic(self) -> str:
-        return GatewayTopics(self.source.park, self.source.gateway).request
-
-
-@dataclass(frozen=True)
-class GapLost:
-    """The gateway says that it has these batches no more."""
-
-    source: Source
-    gaps: tuple[Range, ...]
-
-
-@dataclass(frozen=True)
-class SchemaWanted:
-    """Batches wait for a schema that does not come. Publish `request` to `request_topic`."""
-
-    park: str
-    gateway: str
-    schema_id: int
-    request: bytes
-
-    @property
-    def request_topic(self) -> str:
-        return GatewayTopics(self.park, self.gateway).request
-
-
-@dataclass(frozen=True)
-class EventSeen:
-    """A gateway's event."""
-
-    topic: Topic
-    event: Event
-
-
-@dataclass(frozen=True)
-class StatusSeen:
-    """A gateway's word about itself."""
-
-    topic: Topic
-    status: Status
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A message that cannot be used, and why."""
-
-    topic: str
-    reason: str
-
-
-Output = BatchDecoded | Duplicate | GapSeen | GapLost | SchemaWanted | EventSeen | StatusSeen | Rejected
-
-
 @dataclass
 class _Queue:
     """Batches that wait for one schema."""
@@ -195,7 +83,8 @@ class _Gateway:
     """What is remembered of one gateway while we run."""
 
     schemas: dict[int, Schema] = field(default_factory=dict)
-    waiting: dict[int, _Queue] = field(default_factory=dict)  # by schema id
+    units: dict[int, Mapping[tuple[str, str], str]] = field(default_factory=dict)  # by schema id, where it sends JSON
+    waiting: dict[tuple[bool, int], _Queue] = field(default_factory=dict)  # by whether it is JSON, and schema id
     decoders: dict[int, Decoder] = field(default_factory=dict)  # by epoch
     held: dict[int, IntervalSet] = field(default_factory=dict)  # by epoch: given out, not yet confirmed
 
@@ -251,7 +140,7 @@ class Consumer:
                 request = ReplayRequest(epoch=source.epoch, ranges=list(told[:MAX_ASKED])).pack()
                 outputs.append(GapSeen(source, told, request))
         for (park, name), gateway in self._gateways.items():
-            for schema, queue in gateway.waiting.items():
+            for (_, schema), queue in gateway.waiting.items():
                 if now - queue.since >= self._gap_age * 2**queue.asks:
                     queue.since, queue.asks = now, min(queue.asks + 1, MAX_DOUBLINGS)
                     request = ReplayRequest(schemas=[f"{schema:08x}"]).pack()
@@ -280,7 +169,9 @@ class Consumer:
         match topic.channel:
             case "batch":
                 return self._take(gateway, topic, Envelope.unpack(payload))
-            case "schema":
+            case "json":
+                return self._take(gateway, topic, unpack_header(payload))
+            case "schema" | "series":
                 return self._learn(gateway, topic, payload)
             case "event":
                 event = unpack_event(payload)
@@ -313,16 +204,21 @@ class Consumer:
         return gateway
 
     def _learn(self, gateway: _Gateway, topic: Topic, payload: bytes) -> list[Output]:
-        """A schema: remembered, and the batches that waited for it come out."""
+        """A schema, or the series of one: remembered, and the batches that waited for it come out."""
         if not payload:
-            return []  # a retained schema was cleared
-        if schema_id(payload) != topic.schema_id:
+            return []  # a retained one was cleared
+        is_json = topic.channel == "series"
+        if is_json:
+            gateway.units[topic.schema_id] = unpack_units(payload, topic.schema_id)
+        elif schema_id(payload) != topic.schema_id:
             raise PayloadError("the schema's bytes do not have the id of its topic")
-        gateway.schemas[topic.schema_id] = Schema.unpack(payload)
-        while len(gateway.schemas) > MAX_SCHEMAS:
-            del gateway.schemas[next(iter(gateway.schemas))]
+        else:
+            gateway.schemas[topic.schema_id] = Schema.unpack(payload)
+        for known in (gateway.schemas, gateway.units):
+            while len(known) > MAX_SCHEMAS:
+                del known[next(iter(known))]
         outputs: list[Output] = []
-        queue = gateway.waiting.pop(topic.schema_id, _Queue(0.0))
+        queue = gateway.waiting.pop((is_json, topic.schema_id), _Queue(0.0))
         for waited, envelope in queue.batches:
             self._waiting -= 1
             self._waiting_bytes -= len(envelope.body)
@@ -339,21 +235,25 @@ class Consumer:
         fresh = [part for low, high in self._memory.missing(source, first, last) for part in held.missing(low, high)]
         if not fresh:
             return [Duplicate(topic, envelope)]
-        if envelope.codec != CHAINED and envelope.schema_id not in gateway.schemas:
+        known = gateway.units if envelope.codec == JSON else gateway.schemas
+        if envelope.codec != CHAINED and envelope.schema_id not in known:
             return self._wait(gateway, topic, envelope)
-        schema, rows = _decoded(gateway, envelope)  # before it counts as taken: a damaged one may come again
-        if fresh != [(first, last)]:
-            rows = _in_part(envelope, rows, fresh)
+        try:
+            batch = _decoded(gateway, topic, envelope, fresh)  # before it counts as taken: a damaged one may come again
+        except ChainError:
+            self._memory.expect(source, first, last, self._clock())
+            raise
         if self._confirm:
             for part in fresh:
                 gateway.held.setdefault(envelope.epoch, IntervalSet()).add(*part)
         else:
             self._memory.take(source, fresh, self._clock())
-        return [BatchDecoded(topic, envelope, schema, rows, tuple(fresh))]
+        return [batch]
 
     def _wait(self, gateway: _Gateway, topic: Topic, envelope: Envelope) -> list[Output]:
         size = len(envelope.body)
-        queue = gateway.waiting.setdefault(envelope.schema_id, _Queue(self._clock())).batches
+        key = envelope.codec == JSON, envelope.schema_id
+        queue = gateway.waiting.setdefault(key, _Queue(self._clock())).batches
         if any((e.epoch, e.seq_first, e.seq_count) == _name(envelope) for _, e in queue):
             return [Duplicate(topic, envelope)]
         if self._waiting >= MAX_WAITING or self._waiting_bytes + size > MAX_WAITING_BYTES:
@@ -364,8 +264,20 @@ class Consumer:
         return []
 
 
-def _decoded(gateway: _Gateway, envelope: Envelope) -> tuple[Schema, list[Rows]]:
-    """Raises PayloadError; ChainError for a batch that continues one which is missing: the gap's replay heals it."""
+def _decoded(gateway: _Gateway, topic: Topic, envelope: Envelope, fresh: list[Range]) -> BatchDecoded:
+    """Of a batch what is fresh. Raises PayloadError."""
+    if envelope.codec == JSON:
+        scans = unpack_scans(envelope, fresh)
+        bare = replace(envelope, body=b"")
+        return ScansDecoded(topic, bare, Schema(()), [], tuple(fresh), scans, gateway.units[envelope.schema_id])
+    schema, rows = _decoded_rows(gateway, envelope)
+    if fresh != [(envelope.seq_first, envelope.seq_last)]:
+        rows = _in_part(envelope, rows, fresh)
+    return BatchDecoded(topic, envelope, schema, rows, tuple(fresh))
+
+
+def _decoded_rows(gateway: _Gateway, envelope: Envelope) -> tuple[Schema, list[Rows]]:
+    """Raises PayloadError; ChainError for a batch that continues one which is missing: the replay of both heals it."""
     decoder = gateway.decoders.setdefault(envelope.epoch, Decoder())
     while len(gateway.decoders) > MAX_DECODERS:
         del gateway.decoders[next(iter(gateway.decoders))]
@@ -383,7 +295,7 @@ def _name(envelope: Envelope) -> tuple[int, int, int]:
 
 def _in_part(envelope: Envelope, rows: list[Rows], fresh: list[Range]) -> list[Rows]:
     """The rows of a joined batch that some of its seqs gave. Raises PayloadError when it does not tell which."""
-    if not envelope.parts:
+    if rows and not envelope.parts:
         raise PayloadError(f"batches {envelope.seq_first} to {envelope.seq_last} are known in part, and have no parts")
     runs = unpack_parts(envelope.parts, envelope.seq_count, rows)
     ranges = [(first - envelope.seq_first, last - envelope.seq_first) for first, last in fresh]

@@ -2,7 +2,7 @@
 
 Invariants:
 - a seq is taken once, whoever takes it: `take` is one transaction;
-- a seq between the lowest and the highest of an epoch that is neither taken nor given up is a gap;
+- a seq between the lowest and the highest known of an epoch that is neither taken nor given up is a gap;
 - of all that share a memory, one asks for a gap, and asks again after a pause that doubles.
 """
 
@@ -48,6 +48,9 @@ class Memory(Protocol):
     def take(self, source: Source, ranges: Iterable[Range], now: float) -> list[Range]:
         """Marks ranges as taken, atomically; returns what of them had not been taken before."""
 
+    def expect(self, source: Source, first: int, last: int, now: float) -> None:
+        """These exist, and could not be taken: they are a gap, as is what has not come before them."""
+
     def overdue(self, age: float, now: float) -> list[Overdue]:
         """The gaps for which nothing has come in `age` seconds; the same one again only after pauses that double."""
 
@@ -59,7 +62,7 @@ _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS epochs (
     id INTEGER PRIMARY KEY, park TEXT NOT NULL, gateway TEXT NOT NULL, epoch INTEGER NOT NULL,
     base INTEGER NOT NULL,     -- the first seq that is ours to miss
-    highest INTEGER NOT NULL,  -- the highest seq taken
+    highest INTEGER NOT NULL,  -- the highest seq taken, or expected
     missing INTEGER NOT NULL,  -- seqs in gaps
     moved REAL NOT NULL,       -- when a gap was last seen, or came smaller; seconds
     asks INTEGER NOT NULL,     -- requests since then
@@ -108,6 +111,20 @@ class SqliteMemory:
             self._db.execute("ROLLBACK")
             raise
         return fresh
+
+    def expect(self, source: Source, first: int, last: int, now: float) -> None:
+        """See Memory. A gap that grows is asked for no later."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            epoch = self._find(source) or self._begin(source, first, now)
+            if last > epoch.highest:
+                query = "UPDATE epochs SET highest = ?, moved = iif(missing, moved, ?) WHERE id = ?"
+                self._db.execute(query, (last, now, epoch.id))
+                self._count(epoch._replace(highest=last))
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
 
     def overdue(self, age: float, now: float) -> list[Overdue]:
         """See Memory. The pause of a gap doubles from `age` on, up to 2^MAX_DOUBLINGS times that."""

@@ -4,7 +4,7 @@ A joined batch covers several seqs, and a consumer may have some of them already
 order, parts say how many rows each seq gave to it, as runs (seqs, rows): docs/payload.md, Joined batches.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from parkfleet.protocols.payload.errors import PayloadError
 from parkfleet.protocols.payload.series import Rows
@@ -63,6 +63,16 @@ def runs_of(counts: Iterable[tuple[int, int]]) -> Runs:
         else:
             runs.append((length, rows))
     return runs
+
+
+def seq_of_rows(runs: Runs) -> Iterator[int]:
+    """For each row of a block, in its order, the seq that gave it, counted from 0."""
+    seq = 0
+    for length, rows in runs:
+        for _ in range(length):
+            for _ in range(rows):
+                yield seq
+            seq += 1
 
 
 def sliced(runs: Runs, first: int, last: int) -> Runs:

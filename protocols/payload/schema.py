@@ -1,7 +1,7 @@
 """Schema: the names of a batch's columns. Packed as msgpack, known by a 32-bit id over its bytes.
 
-Packed: [version, column sets, entries]; a column set is a list of columns, an entry refers to one by its index,
-so that two hundred equal meters cost their names only.
+Packed: [version, column sets, entries], and a primer where there is one; a column set is a list of columns, an entry
+refers to one by its index, so that two hundred equal meters cost their names only.
 """
 
 import hashlib
@@ -22,6 +22,9 @@ MAX_BYTES: Final = 8 * 1024 * 1024
 MAX_ENTRIES: Final = 100_000
 #: Columns over all entries: what a batch of one scan each may have to hold.
 MAX_COLUMNS: Final = 2_000_000
+#: Batches of a primer, and their bytes together.
+MAX_PRIMER: Final = 256
+MAX_PRIMER_BYTES: Final = 256 * 1024
 _KINDS: Final = {"int": "i", "uint64": "i", "float32": "f", "float64": "d", "string": "s"}
 
 
@@ -30,13 +33,24 @@ class _Packed(msgspec.Struct, array_like=True):
     sets: Annotated[list[tuple[Column, ...]], Meta(max_length=MAX_ENTRIES)]
     # meter, profile, medium, index of its column set
     entries: Annotated[list[tuple[str, str, str, int]], Meta(max_length=MAX_ENTRIES)]
+    primer: Annotated[list[bytes], Meta(max_length=MAX_PRIMER)] = []
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Schema:
-    """What a gateway's batches carry."""
+    """What a gateway's batches carry.
+
+    primer: bodies of earlier batches of these meters, each behind a pause; a key batch begins with what they teach.
+    """
 
     entries: tuple[Entry, ...]
+    primer: tuple[bytes, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schema) and self._packed == other._packed
+
+    def __hash__(self) -> int:
+        return self.id
 
     def pack(self) -> bytes:
         """The schema's bytes: the same schema always has the same."""
@@ -80,7 +94,8 @@ class Schema:
     @cached_property
     def _packed(self) -> bytes:
         entries = [(e.meter, e.profile, e.medium, i) for e, i in zip(self.entries, self.set_of, strict=True)]
-        return msgspec.msgpack.encode(_Packed(VERSION, list(self.sets), entries))
+        plain = (VERSION, self.sets, entries)
+        return msgspec.msgpack.encode((*plain, self.primer) if self.primer else plain)
 
     @classmethod
     def unpack(cls, data: bytes) -> "Schema":
@@ -99,9 +114,12 @@ class Schema:
             raise PayloadError("schema refers to a column set that it does not have")
         if any(not _sound(column) for columns in packed.sets for column in columns):
             raise PayloadError("schema has a column with an impossible factor or number of digits")
+        if sum(map(len, packed.primer)) > MAX_PRIMER_BYTES:
+            raise PayloadError(f"the schema's primer is longer than {MAX_PRIMER_BYTES} bytes")
         if sum(len(packed.sets[index]) for *_, index in packed.entries) > MAX_COLUMNS:
             raise PayloadError(f"schema of more than {MAX_COLUMNS} columns")
-        return cls(tuple(Entry(meter, prof, medium, packed.sets[i]) for meter, prof, medium, i in packed.entries))
+        entries = tuple(Entry(meter, prof, medium, packed.sets[i]) for meter, prof, medium, i in packed.entries)
+        return cls(entries, tuple(packed.primer))
 
 
 def schema_id(packed: bytes) -> int:

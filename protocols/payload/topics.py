@@ -10,6 +10,9 @@ from parkfleet.protocols.payload.errors import PayloadError
 
 BATCH_CONTENT_TYPE: Final = "application/vnd.parkfleet.batch"
 SCHEMA_CONTENT_TYPE: Final = "application/vnd.parkfleet.schema"
+#: The same for gateways whose encoding is json.
+SCANS_CONTENT_TYPE: Final = "application/vnd.parkfleet.scans+json"
+SERIES_CONTENT_TYPE: Final = "application/vnd.parkfleet.series+json"
 ROOT: Final = "pf/v1"
 #: A status or event is a few hundred bytes.
 MAX_JSON_BYTES: Final = 64 * 1024
@@ -17,13 +20,13 @@ MAX_JSON_BYTES: Final = 64 * 1024
 #: Park and gateway as configuration allows them (profile.Identifier), then the channel.
 _TOPIC: Final = re.compile(
     rf"{ROOT}/(?P<park>[A-Za-z0-9][\w.\-]{{0,63}})/(?P<gateway>[A-Za-z0-9][\w.\-]{{0,63}})"
-    r"/(?:(?P<channel>batch|event|status|request)|schema/(?P<schema>[0-9a-f]{8}))",
+    r"/(?:(?P<channel>batch|json|event|status|request)|(?P<retained>schema|series)/(?P<schema>[0-9a-f]{8}))",
     re.ASCII,
 )
 
 T = TypeVar("T")
 
-Channel = Literal["batch", "schema", "event", "status", "request"]
+Channel = Literal["batch", "json", "schema", "series", "event", "status", "request"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ class GatewayTopics:
         return f"{self.base}/batch"
 
     @property
+    def json(self) -> str:
+        """Where the batches of a gateway stand whose encoding is json."""
+        return f"{self.base}/json"
+
+    @property
     def event(self) -> str:
         return f"{self.base}/event"
 
@@ -57,6 +65,10 @@ class GatewayTopics:
         """Where the schema of that id stands, retained."""
         return f"{self.base}/schema/{schema_id:08x}"
 
+    def series(self, schema_id: int) -> str:
+        """The same as JSON, for a gateway whose encoding is json."""
+        return f"{self.base}/series/{schema_id:08x}"
+
 
 def subscriptions(park: str = "+", gateway: str = "+", share: str = "") -> list[str]:
     """What a consumer subscribes to; share: the name of the group that shares the batches (MQTT 5, 4.8.2).
@@ -64,8 +76,9 @@ def subscriptions(park: str = "+", gateway: str = "+", share: str = "") -> list[
     Schemas, events and states go to each member: a shared subscription gets no retained messages.
     """
     base = f"{ROOT}/{park}/{gateway}"
-    batch = f"$share/{share}/{base}/batch" if share else f"{base}/batch"
-    return [f"{base}/schema/+", f"{base}/status", f"{base}/event", batch]
+    shared = f"$share/{share}/{base}" if share else base
+    own = [f"{base}/{channel}" for channel in ("schema/+", "series/+", "status", "event")]
+    return [*own, f"{shared}/batch", f"{shared}/json"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +96,7 @@ def parse_topic(topic: str) -> Topic | None:
     match = _TOPIC.fullmatch(topic)
     if match is None:
         return None
-    channel: Channel = match["channel"] or "schema"  # type: ignore[assignment]
+    channel: Channel = match["channel"] or match["retained"]  # type: ignore[assignment]
     return Topic(match["park"], match["gateway"], channel, int(match["schema"] or "0", 16))
 
 

@@ -39,7 +39,7 @@ class Subscriber:
     @property
     def readings(self) -> int:
         """Readings in all batches taken, also those without a value."""
-        return sum(len(rows.quality) for batch in self.taken for rows in batch.rows)
+        return sum(batch.total for batch in self.taken)
 
     def feed(self, topic: str, payload: bytes, retained: bool) -> None:
         """One message of the broker."""

@@ -5,6 +5,7 @@ import contextlib
 import os
 from array import array
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from parkfleet.agent import delivery, forwarder, pace
 from parkfleet.agent.buffer import Buffer
 from parkfleet.agent.forwarder import Forwarder
 from parkfleet.agent.store import NewBatch
-from parkfleet.protocols.config import BrokerConfig, BufferConfig
+from parkfleet.protocols.config import BrokerConfig, BufferConfig, EncodingName
 from parkfleet.protocols.mqtt import MqttConnection
 from parkfleet.protocols.payload.chain import CHAINED, KEY
 from parkfleet.protocols.payload.codecs import CODEC, decode, encode
@@ -78,11 +79,11 @@ async def buffer(tmp_path: Path) -> AsyncIterator[Buffer]:
 
 @contextlib.asynccontextmanager
 async def forwarding(
-    buffer: Buffer, port: int, ack_timeout: float = 5.0, key_every: int = 1
+    buffer: Buffer, port: int, ack_timeout: float = 5.0, key_every: int = 1, encoding: EncodingName = "compact"
 ) -> AsyncIterator[Forwarder]:
     """A forwarder that runs for the block."""
     config = BrokerConfig(f"mqtt://127.0.0.1:{port}", ack_timeout=Duration(ack_timeout), key_every=key_every)
-    running = Forwarder(buffer, config, TOPICS, Path(), "0")
+    running = Forwarder(buffer, config, TOPICS, Path(), "0", encoding=encoding)
     task = asyncio.create_task(running.run())
     try:
         yield running
@@ -114,6 +115,36 @@ async def test_backlog_goes_in_order(buffer: Buffer) -> None:
     async with MoodyBroker(lambda *_: 0) as broker, forwarding(buffer, broker.port):
         await nothing_waits(buffer)
         assert [envelope.seq_first for envelope in envelopes(broker)] == list(range(1, 101))
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+async def test_receive_maximum_is_kept(buffer: Buffer, most: int) -> None:
+    """However much waits, no more is in flight than the broker lets be: batches, schema, state and events together."""
+    for number in range(30):
+        await buffer.append(batch(number))
+    held: list[str] = []
+
+    def mood(topic: str, _: bytes) -> int | None:
+        held.append(topic)
+        return None
+
+    async with MoodyBroker(mood, receive_maximum=most) as broker, forwarding(buffer, broker.port, 0.3):
+        await eventually(lambda: broker.connections >= 2)
+        assert 0 < len(held) <= most * broker.connections
+    async with MoodyBroker(lambda *_: 0, receive_maximum=most) as broker, forwarding(buffer, broker.port):
+        await nothing_waits(buffer)
+        assert rows_taken(broker) == rows_of(*range(30))
+
+
+async def test_session_and_alias_are_asked_for(buffer: Buffer) -> None:
+    """The broker is to remember us for a day; the topic of batches is said once, and then by two bytes."""
+    for number in range(10):
+        await buffer.append(batch(number))
+    async with MoodyBroker(lambda *_: 0) as broker, forwarding(buffer, broker.port):
+        await nothing_waits(buffer)
+        assert broker.session_expiry == forwarder.SESSION_EXPIRY_S
+        assert broker.bare_topics == 9
+        assert [topic for topic, _ in broker.taken].count(TOPICS.batch) == 10
 
 
 async def test_live_goes_before_backlog(buffer: Buffer) -> None:
@@ -150,6 +181,27 @@ async def test_live_batches_continue_each_other(buffer: Buffer) -> None:
         assert sorted((r.entry, ts) for o in decoded for r in o.rows for ts in r.ts) == rows_of(*range(13))
 
 
+async def test_schema_that_no_batch_has_is_taken_back(tmp_path: Path) -> None:
+    """Its retained message is cleared, and it is sent again should a batch have it after all."""
+    config = BufferConfig(flush=Duration(1), retain=Duration(0.001), max_bytes=Size(1 << 24))
+    buffer = Buffer(tmp_path / "b.db", config)
+    await buffer.open()
+    old, new = batch(0), replace(batch(1), schema=Schema(SCHEMA.entries, (b"",)).pack(), schema_id=1)
+    async with MoodyBroker(lambda *_: 0) as broker:
+        for each in (old, new, new):  # each of them makes the ones before go, as nothing is retained
+            async with forwarding(buffer, broker.port):
+                await buffer.append(each)
+                await nothing_waits(buffer)
+        async with forwarding(buffer, broker.port):
+            await eventually(lambda: (TOPICS.schema(SCHEMA.id), b"") in broker.taken)
+            await buffer.append(old)
+            await nothing_waits(buffer)
+            sent = [payload for topic, payload in broker.taken if topic == TOPICS.schema(SCHEMA.id)]
+            assert (sent[0], sent[-1]) == (old.schema, old.schema)
+            assert (TOPICS.schema(1), b"") not in broker.taken
+    await buffer.close()
+
+
 @pytest.mark.usefixtures("hasty")
 async def test_refused_batch_breaks_the_chain(buffer: Buffer) -> None:
     """What the broker refused comes again as a key: no consumer waits for what it will never have."""
@@ -160,6 +212,22 @@ async def test_refused_batch_breaks_the_chain(buffer: Buffer) -> None:
             await nothing_waits(buffer)
         sent = [(envelope.seq_first, envelope.codec) for envelope in envelopes(broker)]
         assert sent == [(1, KEY), (2, CHAINED), (3, KEY), (4, CHAINED), (5, CHAINED)]
+
+
+async def test_request_for_a_gap_breaks_the_chain(buffer: Buffer) -> None:
+    """Who has lost a batch can read none that continues it: the replay is a key, and so is the next live batch."""
+    async with MoodyBroker(lambda *_: 0) as broker, forwarding(buffer, broker.port, key_every=100) as running:
+        await eventually(lambda: running.status.connected)
+        for number in range(3):
+            await buffer.append(batch(number))
+            await nothing_waits(buffer)
+        await running.replay(ReplayRequest(epoch=envelopes(broker)[0].epoch, ranges=[(2, 2)]))
+        await eventually(lambda: len(envelopes(broker)) == 4)
+        for number in range(3, 5):
+            await buffer.append(batch(number))
+            await nothing_waits(buffer)
+        sent = [(envelope.seq_first, envelope.codec) for envelope in envelopes(broker)]
+        assert sent == [(1, KEY), (2, CHAINED), (3, CHAINED), (2, KEY), (4, KEY), (5, CHAINED)]
 
 
 def refusing_once(seq: int) -> Callable[[str, bytes], int]:

@@ -38,8 +38,8 @@ class Gateway:
         self.slow: set[int] = set()  # units whose counter is read at another interval, in an entry of its own
         self.columns: list[tuple[str, int, int]] = []  # of each scan: its meter, its columns and those of its entry
 
-    def follow(self, lines: dict[str, list[int]], intervals: dict[int, float] | None = None) -> Plan:
-        """Has these lines polled, in this order."""
+    def plan(self, lines: dict[str, list[int]], intervals: dict[int, float] | None = None) -> Plan:
+        """These lines polled, in this order; those that can go on as they are."""
         units = [(line, unit) for line, members in lines.items() for unit in members]
         config = GatewayConfig(
             park="p",
@@ -58,7 +58,11 @@ class Gateway:
                 for line, unit in units
             ],
         )
-        plan = self.parts.continued(make_plan(Configuration(config, {"small": SMALL}, self._folder)))
+        return self.parts.continued(make_plan(Configuration(config, {"small": SMALL}, self._folder)))
+
+    def follow(self, lines: dict[str, list[int]], intervals: dict[int, float] | None = None) -> Plan:
+        """Has these lines polled."""
+        plan = self.plan(lines, intervals)
         entries = plan.schema.entries
 
         def take(scan: Scan) -> None:
@@ -100,12 +104,11 @@ async def running(gateway: Gateway) -> AsyncIterator[None]:
 
 @pytest.fixture(params=["engine", "poller"])
 async def gateway(
-    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, record: AnswerRecord
 ) -> AsyncIterator[Gateway]:
     """Its endpoints answer; the lines are polled by the native engine, or in Python."""
     if request.param == "poller":
         monkeypatch.setattr(polling_module, "_native_kinds", frozenset)
-    record = AnswerRecord()
     async with AsyncExitStack() as stack:
         endpoints = {}
         for line, units in LINES.items():
@@ -152,7 +155,7 @@ async def test_scans_wait_while_nobody_has_the_lines(gateway: Gateway) -> None:
     plan = gateway.follow({"a": [1, 2], "b": [3]})
     async with running(gateway):
         await gateway.heard("m1", "m3")
-        gateway.parts.release(plan)
+        await gateway.parts.release(plan, 2.0)
         taken = len(gateway.scans)
         status = gateway.parts.statuses[0]
         before = status.scans
@@ -164,6 +167,21 @@ async def test_scans_wait_while_nobody_has_the_lines(gateway: Gateway) -> None:
     for meter in ("m1", "m2", "m3"):
         slots = [scan.ts // 100 for scan in gateway.of(meter)]
         assert all(after - before == 1 for before, after in pairwise(slots)), slots
+
+
+async def test_a_line_that_is_changed_ends_its_scan_first(gateway: Gateway, record: AnswerRecord) -> None:
+    """Whatever a meter has answered was handed on, also when the change comes between a scan's two requests."""
+    lines = {"b": [3]}
+    gateway.endpoints["b"].meters[3].turnaround = 0.03
+    gateway.follow(lines)
+    async with running(gateway):
+        for interval in (0.2, 0.1, 0.2, 0.1):
+            await gateway.heard("m3")
+            await eventually(lambda: len(record) % 2 == 1)
+            await gateway.parts.release(gateway.plan(lines, {3: interval}), 2.0)
+            values = [sum(map(has_value, scan.quality)) for scan in gateway.of("m3")]
+            assert sum(values) == sum(answer.count // 2 for answer in record)
+            gateway.follow(lines, {3: interval})
 
 
 async def test_each_scan_is_its_meters_own(gateway: Gateway) -> None:

@@ -7,8 +7,9 @@ a CSV with `ts_s`, `meter` and the meter's columns; SOURCES.md there names the s
 import csv
 import os
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +42,10 @@ class Dataset:
     schema: Schema
     rows: list[Rows]  # one block an entry: the whole time
 
+    def part(self, first_ts: int, last_ts: int) -> "Dataset":
+        """The rows from first_ts to before last_ts, ms UTC."""
+        return replace(self, rows=[_between(block, first_ts, last_ts) for block in self.rows])
+
     def batches(self, seconds: int) -> Iterator[list[Rows]]:
         """Cut at the clock's multiples of so many seconds."""
         places = [0] * len(self.rows)
@@ -57,6 +62,13 @@ class Dataset:
                     part = slice(first * width, last * width)
                     batch.append(Rows(block.entry, block.ts[first:last], block.slots[part], block.quality[part]))
             yield batch
+
+
+def _between(block: Rows, first_ts: int, last_ts: int) -> Rows:
+    first, last = (bisect_left(block.ts, ts) for ts in (first_ts, last_ts))
+    width = len(block.quality) // max(len(block.ts), 1)
+    part = slice(first * width, last * width)
+    return Rows(block.entry, block.ts[first:last], block.slots[part], block.quality[part])
 
 
 def folder() -> Path:

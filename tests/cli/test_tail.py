@@ -9,6 +9,7 @@ from parkfleet.protocols.config import BrokerConfig
 from parkfleet.protocols.mqtt import MqttConnection
 from parkfleet.protocols.payload.codecs import CODEC, encode
 from parkfleet.protocols.payload.envelope import Envelope
+from parkfleet.protocols.payload.scans import pack_scans, pack_series
 from parkfleet.protocols.payload.schema import Schema
 from parkfleet.protocols.payload.series import Column, Entry, Rows
 from parkfleet.protocols.payload.topics import GatewayTopics
@@ -27,8 +28,16 @@ def batch(seq: int, raw: int, quality: int = Quality.GOOD) -> bytes:
     return Envelope(CODEC, SCHEMA.id, 7, seq, 1, 0, encode(SCHEMA, [rows])).pack()
 
 
+def in_json(seq: int, raw: int) -> bytes:
+    rows = Rows(0, array("q", [1000 * seq]), array("q", [raw]), bytearray([Quality.GOOD]))
+    return pack_scans(SCHEMA, Envelope(CODEC, SCHEMA.id, 7, seq, 1, 0, b""), [rows])
+
+
 async def test_tail_json_shows_each_reading_once(broker: RunningBroker, tmp_path: Path) -> None:
-    """Readings come as JSON objects with all a consumer needs; a repeated batch is not shown, a gap is told."""
+    """Readings come as JSON objects with all a consumer needs; a repeated batch is not shown, a gap is told.
+
+    Whether the gateway sends compact batches or JSON.
+    """
     command = [sys.executable, "-m", "parkfleet", "tail", "--broker", broker.url, "--park", "demo", "--json"]
     command += ["--gap-age", "0.2"]
     publisher = await MqttConnection.open(BrokerConfig(broker.url), "publisher")
@@ -38,8 +47,10 @@ async def test_tail_json_shows_each_reading_once(broker: RunningBroker, tmp_path
         await ready
         await eventually(lambda: "gw-01 is online" in tail.output())
         await publisher.publish(TOPICS.batch, b"\xff not a batch")
-        for payload in (batch(1, 2301), batch(1, 2301), batch(2, 0, Quality.TIMEOUT), batch(5, 2299)):
+        for payload in (batch(1, 2301), batch(1, 2301), batch(2, 0, Quality.TIMEOUT)):
             await publisher.publish(TOPICS.batch, payload)
+        await publisher.publish(TOPICS.series(SCHEMA.id), pack_series(SCHEMA), retain=True)
+        await publisher.publish(TOPICS.json, in_json(5, 2299))
         await eventually(lambda: "# gap: batches 3 to 4 of gw-01 have not come" in tail.output())
         await publisher.publish(TOPICS.batch, batch(6, 2298))
         assert await tail.wait() == 0

@@ -141,7 +141,7 @@ def batch(data: bytes) -> None:
 
 
 def chained(data: bytes) -> None:
-    """A key body and one that continues it: refused, or rows that come back when they are encoded.
+    """A key body and one that continues it, or one behind a pause: refused, or rows that come back when encoded.
 
     Pure Python is too slow to be asked here; tests/payload/test_chain.py compares the two.
     """
@@ -150,8 +150,11 @@ def chained(data: bytes) -> None:
     with suppress(PayloadError):
         for body in (data[1:cut], data[cut:]):
             rows = given.decode(body)
-            again = native.Chain(_SCHEMA, built_in()).encode(rows)
-            assert native.Chain(_SCHEMA, built_in()).decode(again) == rows
+            coded = native.Chain(_SCHEMA, built_in()).encode(rows)
+            assert native.Chain(_SCHEMA, built_in()).decode(coded) == rows
+            if len(data) % 2:
+                given.pause()
+                given = given.copy()
 
 
 _TCP_METER: Final = MeterSpec(

@@ -3,7 +3,8 @@
 Written by `python -m tests.payload.golden`.
 
 A case is a folder: schema.msgpack, rows.json (rows, slots and all), envelopes of these rows: batch.msgpack (codec 1),
-key.msgpack (codec 2), chained.msgpack (codec 3: the same rows once more, continuing the key).
+key.msgpack (codec 2), chained.msgpack (codec 3: the same rows once more, continuing the key); and in JSON: series.json,
+scans.json (batch.msgpack), joined.json (the same rows, replayed, of three batches, the last without a row).
 """
 
 import json
@@ -12,8 +13,12 @@ from array import array
 from pathlib import Path
 
 from parkfleet.protocols.payload import delta
-from parkfleet.protocols.payload.chain import Encoder
-from parkfleet.protocols.payload.envelope import Envelope
+from parkfleet.protocols.payload.chain import Encoder, pure
+from parkfleet.protocols.payload.chain.coding import make_primer
+from parkfleet.protocols.payload.chain.prior import built_in
+from parkfleet.protocols.payload.envelope import REPLAYED, Envelope
+from parkfleet.protocols.payload.parts import pack_parts
+from parkfleet.protocols.payload.scans import pack_scans, pack_series
 from parkfleet.protocols.payload.schema import Schema
 from parkfleet.protocols.payload.series import Column, Entry, Rows
 from tests.payload import vectors
@@ -82,11 +87,48 @@ def extremes() -> Case:
     return schema, [Rows(0, array("q", [5, 6, 7])), wide]
 
 
+def primed_meters() -> Case:
+    """Meters that the schema's primer has shown, one of them dead then and one never; a text; a step that changes."""
+    columns = (
+        Column("flow", "m³/h", "float32", "gauge", digits=2),
+        Column("volume", "m³", "int", "counter"),
+        Column("valve", "", "string", "state"),
+        Column("pulses", "", "uint64", "counter"),
+    )
+    chance = random.Random(2)
+
+    def batch(entries: tuple[int, ...], minute: int, count: int, step: int) -> list[Rows]:
+        blocks = []
+        for entry in entries:
+            rows = Rows(entry)
+            for row in range(count):
+                hour = minute / 60 + row * step / 3_600_000
+                flow = float32_bits(round(max(chance.gauss(3, 1.5), 0.0), 2))
+                rows.ts.append(vectors.T0 + 60_000 * minute + step * row + 250 * entry)
+                rows.slots.extend([flow, int(1000 * (entry + 1) + 3 * hour), 0, 25 * int(40 * hour)])
+                rows.quality.extend([1] * 4 if entry == 1 and minute < 90 else [0] * 4)
+                rows.texts.append(None if rows.quality[-1] else "open" if chance.random() < 0.8 else "shut")
+            blocks.append(rows)
+        return blocks
+
+    entries = tuple(Entry(f"w{n}", "p", "water", columns) for n in range(4))
+    taught = [batch((0, 1, 2), 0, 20, 10_000), *[batch((0, 1, 2), minute, 2, 10_000) for minute in (30, 60, 90, 150)]]
+    primer = make_primer(pure.Chain(Schema(entries), built_in()), taught)
+    return Schema(entries, primer), batch((0, 1, 3), 1000, 3, 15_000)
+
+
+def joined(schema: Schema, rows: list[Rows]) -> Envelope:
+    """The same rows as of three batches: all but the last row of each meter, the last one, none."""
+    parts = pack_parts([[(1, len(block.ts) - 1), (1, 1), (1, 0)] for block in rows])
+    return Envelope(1, schema.id, 1, 5, 3, REPLAYED, delta.encode(schema, rows), parts)
+
+
 CASES = {
     "everything": lambda: (vectors.SCHEMA, vectors.rows()),
     "equal-meters": equal_meters,
     "silent-meters": silent_meters,
     "extremes": extremes,
+    "primed-meters": primed_meters,
 }
 
 
@@ -109,3 +151,6 @@ if __name__ == "__main__":
             codec, body = encoder.encode(rows)
             (folder / f"{kind}.msgpack").write_bytes(Envelope(codec, schema.id, 1, seq, 1, 0, body).pack())
         (folder / "rows.json").write_text(as_json(rows), "utf-8")
+        (folder / "series.json").write_bytes(pack_series(schema))
+        (folder / "scans.json").write_bytes(pack_scans(schema, batch, rows))
+        (folder / "joined.json").write_bytes(pack_scans(schema, joined(schema, rows), rows))

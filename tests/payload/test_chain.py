@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parkfleet.protocols.payload.chain import CHAINED, KEY, Decoder, Encoder, native, pure
-from parkfleet.protocols.payload.chain.coding import Chain, begin_chain
+from parkfleet.protocols.payload.chain import CHAINED, KEY, Decoder, Encoder, coding, native, pure
+from parkfleet.protocols.payload.chain.coding import MAX_PRIMER_READINGS, Chain, begin_chain
 from parkfleet.protocols.payload.chain.prior import Prior, built_in
 from parkfleet.protocols.payload.codecs import decode, encode
 from parkfleet.protocols.payload.errors import ChainError, PayloadError
-from parkfleet.protocols.payload.schema import Schema
+from parkfleet.protocols.payload.schema import MAX_PRIMER, MAX_PRIMER_BYTES, Schema
 from parkfleet.protocols.payload.series import Column, Entry, Rows
 from tests.payload.strategies import batches, blocks, float32_bits, float64_bits, schemas
 from tests.payload.test_codec import damaged, rows_of, schema_of
@@ -35,23 +35,31 @@ def blank() -> Prior:
 
 
 @st.composite
-def runs(draw: st.DrawFn) -> tuple[Schema, list[list[Rows]]]:
-    """A schema and a few batches of it, one after the other."""
+def runs(draw: st.DrawFn) -> tuple[Schema, list[tuple[bool, list[Rows]]]]:
+    """A schema and a few batches of it, one after the other; whether a pause comes before each."""
     schema = draw(schemas())
     run = []
-    for _ in range(draw(st.integers(1, 4))):
+    for _ in range(draw(st.integers(1, 5))):
         chosen = draw(st.sets(st.integers(0, len(schema.entries) - 1)))
-        run.append([draw(blocks(schema, entry)) for entry in sorted(chosen)])
+        run.append((draw(st.booleans()), [draw(blocks(schema, entry)) for entry in sorted(chosen)]))
     return schema, run
+
+
+def paused(chain: Chain) -> Chain:
+    """What knows the same behind a pause."""
+    chain.pause()
+    return chain.copy()
 
 
 @settings(max_examples=150, deadline=None)
 @given(runs())
-def test_chain_gives_back_what_was_encoded(run: tuple[Schema, list[list[Rows]]]) -> None:
+def test_chain_gives_back_what_was_encoded(run: tuple[Schema, list[tuple[bool, list[Rows]]]]) -> None:
     """Every slot, quality, time and text of each batch comes back to the bit; both sides write the same bytes."""
     schema, batches = run
-    chains = [begin(schema, built_in()) for begin in (pure.Chain, native.Chain, pure.Chain, native.Chain)]
-    for rows in batches:
+    chains: list[Chain] = [b(schema, built_in()) for b in (pure.Chain, native.Chain, pure.Chain, native.Chain)]
+    for pause, rows in batches:
+        if pause:
+            chains = list(map(paused, chains))
         body = chains[0].encode(rows)
         assert chains[1].encode(rows) == body
         assert chains[2].decode(body) == rows
@@ -78,7 +86,9 @@ def test_chain_of_plausible_meters(data: st.DataObject) -> None:
         pure.Chain(schema, built_in()),
         native.Chain(schema, blank()),
     ]
-    for _ in range(3):
+    for batch in range(6):
+        if batch > 1:
+            chains = list(map(paused, chains))
         rows = [Rows(0), Rows(1)]
         for at in range(chance.choice([1, 5, 30])):
             for block in rows:
@@ -86,7 +96,7 @@ def test_chain_of_plausible_meters(data: st.DataObject) -> None:
                 power = chance.randint(-scale, scale) * grain
                 energy = min(energy + abs(power) // 7, 2**63 - 1)
                 slots = [float32_bits(round(level, 1)), power, energy, float64_bits(power / 1000), at // 9]
-                block.ts.append(T0 + 1000 * at + chance.choice([0] * 9 + [3]))
+                block.ts.append(T0 + 700_000 * batch + 1000 * at + chance.choice([0] * 9 + [3]))
                 block.slots.extend(slots)
                 block.quality.extend(bytes(5))
         bodies = [chain.encode(rows) for chain in chains]
@@ -293,6 +303,59 @@ def test_chained_body_that_is_too_short() -> None:
     """A body without a link is named."""
     with pytest.raises(PayloadError, match="begins with the link"):
         Decoder().decode_chained(b"abc")
+
+
+def primed(*primer: bytes) -> Schema:
+    return Schema(SCHEMA.entries, primer)
+
+
+def primer_of(*numbers: int) -> list[bytes]:
+    """These minutes, a pause behind each."""
+    chain, bodies = native.Chain(SCHEMA, built_in()), []
+    for number in numbers:
+        bodies.append(chain.encode(minute(number)))
+        chain.pause()
+    return bodies
+
+
+def test_primer_makes_keys_small() -> None:
+    """A key of meters that the schema's primer has shown costs less, and decodes compiled and in pure Python."""
+    schema = primed(*primer_of(0, 1, 2, 60, 90))
+    body = encode(schema, minute(500))
+    assert len(body) < 0.9 * len(encode(SCHEMA, minute(500)))
+    assert decode(KEY, schema, body) == minute(500)
+    assert coding.primed(pure.Chain, schema).copy().decode(body) == minute(500)
+    assert encode(schema, minute(500)) == body  # the first one has left nothing behind
+
+
+def test_chain_begins_with_a_primed_key() -> None:
+    """Chained batches follow a primed key as any other."""
+    schema = primed(*primer_of(0, 30))
+    encoder, decoder = Encoder(schema, key_every=3), Decoder()
+    for number in range(500, 506):
+        codec, body = encoder.encode(minute(number))
+        assert (decoder.decode_key(schema, body) if codec == KEY else decoder.decode_chained(body)[1]) == minute(number)
+
+
+def test_schema_with_a_primer_comes_back() -> None:
+    """The primer is a part of the schema and of its id; without one the bytes are as they always were."""
+    schema = primed(*primer_of(0, 1))
+    assert Schema.unpack(schema.pack()) == schema
+    assert schema.id != SCHEMA.id
+    assert Schema.unpack(SCHEMA.pack()).primer == ()
+
+
+def test_primer_that_is_none() -> None:
+    """Bytes that are no batch, too many bytes, too many batches or readings are refused."""
+    with pytest.raises(PayloadError):
+        begin_chain(primed(b"\xff" * 40))
+    for bodies in ([bytes(MAX_PRIMER_BYTES + 1)], [b""] * (MAX_PRIMER + 1)):
+        with pytest.raises(PayloadError):
+            Schema.unpack(primed(*bodies).pack())
+    steady = schema_of(Column("p", "V", "int", "gauge"))
+    body = native.Chain(steady, built_in()).encode([rows_of(*[[7]] * (MAX_PRIMER_READINGS + 1))])
+    with pytest.raises(PayloadError, match="more than 65536 readings"):
+        begin_chain(Schema(steady.entries, (body,)))
 
 
 def test_prior_comes_back() -> None:

@@ -415,3 +415,35 @@ def test_chained_batches_are_decoded_and_a_lost_one_is_told() -> None:
     assert [fed(0), fed(1)] == [231, 232]
     assert "one before it is missing" in str(fed(3))
     assert [fed(2), fed(3)] == [233, 234]
+
+
+def test_refused_chained_batches_are_a_gap_at_once() -> None:
+    """What cannot be read without the batch before is asked for with it, though no later batch has been taken."""
+    encoder, now = Encoder(SCHEMA, key_every=100), [0.0]
+    consumer = informed(clock=lambda: now[0], gap_age=30)
+    for seq in range(1, 9):
+        rows = Rows(0, array("q", [1000 * seq]), array("q", [230 + seq, 0]), bytearray(2), ["text"])
+        codec, body = encoder.encode([rows])
+        now[0] += 5
+        if seq != 3:
+            consumer.feed(TOPICS.batch, Envelope(codec, SCHEMA.id, 1, seq, 1, 0, body).pack())
+    assert kinds(consumer.due()) == []  # the first was refused 20 s ago
+    now[0] += 10
+    (gap,) = consumer.due()
+    assert isinstance(gap, GapSeen)
+    assert gap.gaps == ((3, 8),)
+
+
+def test_consumer_that_comes_into_a_chain_asks_for_what_it_could_not_read() -> None:
+    """Its first message is a chained batch: it is a gap from that one on, not from seq 1."""
+    encoder, now = Encoder(SCHEMA, key_every=100), [0.0]
+    rows = [Rows(0, array("q", [1000]), array("q", [230, 0]), bytearray(2), ["text"])]
+    sent = [encoder.encode(rows) for _ in range(3)]
+    consumer = informed(clock=lambda: now[0], gap_age=30)
+    for seq in (41, 42):
+        codec, body = sent[seq - 40]
+        consumer.feed(TOPICS.batch, Envelope(codec, SCHEMA.id, 1, seq, 1, 0, body).pack())
+    now[0] += 31
+    (gap,) = consumer.due()
+    assert isinstance(gap, GapSeen)
+    assert gap.gaps == ((41, 42),)

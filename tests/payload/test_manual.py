@@ -34,6 +34,16 @@ def test_key_and_chained_vectors() -> None:
         assert decoded.rows == vectors.rows()
 
 
+def test_json_vectors() -> None:
+    """The messages in JSON are what we write, and the same readings."""
+    assert (BLOCKS["series"], BLOCKS["json"]) == vectors.in_json()
+    consumer = Consumer()
+    consumer.feed(vectors.TOPICS.series(vectors.SCHEMA.id), BLOCKS["series"].encode())
+    (decoded,) = consumer.feed(vectors.TOPICS.json, BLOCKS["json"].encode())
+    assert isinstance(decoded, BatchDecoded)
+    assert sorted(vectors.told(decoded)) == sorted(BLOCKS["readings"].splitlines())
+
+
 @pytest.mark.parametrize("codec", [delta, delta_native])
 def test_vectors_are_what_we_write(codec: object) -> None:
     """The format has not changed since the manual was written: a change needs a new codec or version."""

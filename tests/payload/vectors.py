@@ -6,9 +6,10 @@ from array import array
 from pathlib import Path
 
 from parkfleet.protocols.payload import delta
-from parkfleet.protocols.payload.chain import Encoder
+from parkfleet.protocols.payload.chain import KEY, Encoder
 from parkfleet.protocols.payload.consumer import BatchDecoded, Consumer
 from parkfleet.protocols.payload.envelope import Envelope
+from parkfleet.protocols.payload.scans import pack_scans, pack_series
 from parkfleet.protocols.payload.schema import Schema
 from parkfleet.protocols.payload.series import Column, Entry, Rows
 from parkfleet.protocols.payload.topics import GatewayTopics
@@ -63,7 +64,28 @@ def readings(schema: bytes, batch: bytes, schema_id: int) -> list[str]:
     consumer.feed(TOPICS.schema(schema_id), schema)
     (decoded,) = consumer.feed(TOPICS.batch, batch)
     assert isinstance(decoded, BatchDecoded)
+    return told(decoded)
+
+
+def told(decoded: BatchDecoded) -> list[str]:
+    """Its readings, one JSON list each."""
     return [json.dumps([r.meter, r.point, r.ts, r.value, r.quality], ensure_ascii=False) for r in decoded.readings()]
+
+
+def in_json() -> tuple[str, str]:
+    """The series of the schema, and the same rows in JSON, seq 45: one meter, one scan a line."""
+    series = json.loads(pack_series(SCHEMA))
+    scans = json.loads(pack_scans(SCHEMA, Envelope(KEY, SCHEMA.id, 3735928559, 45, 1, 0, b""), rows()))
+    return _lines(series, "meters"), _lines(scans, "scans")
+
+
+def _lines(message: dict[str, object], key: str) -> str:
+    """A message with the items of one list a line each."""
+    items = message[key]
+    assert isinstance(items, list)
+    head = json.dumps({**message, key: []}, separators=(",", ":"))[:-2]
+    told = ",\n".join(json.dumps(item, separators=(",", ":"), ensure_ascii=False) for item in items)
+    return f"{head}\n{told}\n]}}"
 
 
 def vectors(text: str) -> dict[str, str]:
@@ -81,8 +103,9 @@ if __name__ == "__main__":
     schema, batch = SCHEMA.pack(), envelope().pack()
     key, continued = (in_lines(each.pack()) for each in chained())
     blocks = {"schema": in_lines(schema), "batch": in_lines(batch), "key": key, "chained": continued}
+    blocks["series"], blocks["json"] = in_json()
     blocks["readings"] = "\n".join(readings(schema, batch, SCHEMA.id))
     for name, block in blocks.items():
-        manual = re.sub(rf"```vector {name}\n.*?\n```", f"```vector {name}\n{block}\n```", manual, flags=re.S)
+        manual = re.sub(rf"```vector {name}\n.*?```", f"```vector {name}\n{block}\n```", manual, flags=re.S)
     manual = re.sub(r"its id `\w+`", f"its id `{SCHEMA.id:08x}`", manual)
     MANUAL.write_text(manual, "utf-8")

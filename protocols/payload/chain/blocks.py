@@ -5,6 +5,7 @@ Every function serves both ways, see rangecoder.py.
 
 from array import array
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import gcd
@@ -15,7 +16,7 @@ from parkfleet.protocols.payload.chain.layout import Layout
 from parkfleet.protocols.payload.chain.mixing import Tables, simple
 from parkfleet.protocols.payload.chain.numbers import NUMBER, SPAN, number, signed, span, tree
 from parkfleet.protocols.payload.chain.rangecoder import Coder
-from parkfleet.protocols.payload.chain.values import NODES, OWN, VALUE_CELLS, first_value, next_value
+from parkfleet.protocols.payload.chain.values import NODES, OWN, QUANTITIES, VALUE_CELLS, first_value, next_value
 from parkfleet.protocols.payload.delta import MAX_DIGITS, MAX_TEXT, PATTERNS, TRIED_DIGITS, exact_decimals, float_slots
 from parkfleet.protocols.payload.errors import PayloadError
 from parkfleet.protocols.payload.series import Column, Rows, has_value
@@ -27,10 +28,10 @@ LEAST_GRAIN: Final = 4
 LEAST_CHANGES: Final = 4
 
 #: Cells beside those of values.py.
-PRESENT: Final = VALUE_CELLS  # 3 × 2
-SAME_ROWS: Final = PRESENT + 6  # 2
-ON_TIME: Final = SAME_ROWS + 2  # 3
-IN_STEP: Final = ON_TIME + 3  # 2
+PRESENT: Final = VALUE_CELLS  # 4 × 2
+SAME_ROWS: Final = PRESENT + 8  # 3
+ON_TIME: Final = SAME_ROWS + 3  # 5
+IN_STEP: Final = ON_TIME + 5  # 2
 ALL_GOOD: Final = IN_STEP + 2  # 3
 AS_ABOVE: Final = ALL_GOOD + 3  # 2 × 2
 AS_LEFT: Final = AS_ABOVE + 4
@@ -46,20 +47,35 @@ STEP: Final = LATE + SPAN
 GRAIN: Final = STEP + SPAN
 REST: Final = GRAIN + NUMBER
 LENGTH: Final = REST + NUMBER
-CELLS: Final = LENGTH + NUMBER
+ROWS_AGAIN: Final = LENGTH + NUMBER
+AGAIN: Final = ROWS_AGAIN + NUMBER
+CELLS: Final = AGAIN + SPAN
+
+NEVER: Final = 0  # an entry has been in no batch since the key
+BEFORE: Final = 1  # in one, but not in the batch before
+LATELY: Final = 2  # in the batch before
+AWAY: Final = 3  # in none since a pause
 
 
 @dataclass(slots=True)
 class Meter:
     """An entry, as the chain knows it."""
 
-    seen: int = 0  # 0: never; 1: not in the batch before; 2: in it
+    seen: int = NEVER
+    lent: bool = False  # it is another chain's
     good: int = 0  # whether all its qualities were, in the block before
     rows: int = 0
-    ts: int = 0
+    ts: int = 0  # of the last row
+    before: int = 0  # of the last row, when the block began
     step: int = 0
     series: list[Series] = field(default_factory=list)
     texts: list[bytes] = field(default_factory=list)  # the last of each string column
+
+    def copy(self) -> "Meter":
+        """The same, with nothing in common."""
+        new = copy(self)
+        new.lent, new.series, new.texts = False, [series.copy() for series in self.series], list(self.texts)
+        return new
 
 
 @dataclass(slots=True)
@@ -70,6 +86,8 @@ class Before:
     rows: int = 0
     first: int = 0
     step: int = 0
+    returned: bool = False  # an entry has come again after a pause
+    late: int = 0  # how far behind its step
 
 
 def meet(t: Tables, m: Meter, layout: Layout) -> None:
@@ -79,30 +97,37 @@ def meet(t: Tables, m: Meter, layout: Layout) -> None:
     for column, quantity in zip(layout.columns, layout.quantities, strict=True):
         hint = column.digits if column.type in ("float32", "float64") and 0 <= column.digits <= MAX_DIGITS else 0
         m.series.append(Series(len(t.cells), hint))
-        t.cells += t.cells[OWN + quantity * NODES : OWN + (quantity + 1) * NODES]
+        for cells in (OWN + quantity * NODES, OWN + (QUANTITIES + quantity) * NODES):
+            t.cells += t.cells[cells : cells + NODES]
     m.texts = [b""] * layout.strings
 
 
 def row_count(c: Coder, t: Tables, m: Meter, before: Before, rows: int) -> int:
     """How many rows the block has."""
-    expected = m.rows or before.rows
-    if simple(c, t.cells, SAME_ROWS + (m.rows == 0), rows == expected):
+    knows = 2 if m.seen == AWAY else int(m.rows == 0)
+    expected = before.rows if knows and before.any else m.rows
+    if simple(c, t.cells, SAME_ROWS + knows, rows == expected):
         return expected
-    return number(c, t.cells, ROWS, rows)
+    return number(c, t.cells, ROWS_AGAIN if m.seen == AWAY else ROWS, rows)
 
 
 def row_times(c: Coder, t: Tables, m: Meter, before: Before, ts: "array[int]") -> None:
     """The first as its entry's step, or the block before, says; then steps, against the regular one."""
     cells = t.cells
     knows, expected = 2, EPOCH
-    if m.seen:
+    if m.seen == AWAY:
+        knows, expected = 3 + before.returned, signed(m.ts + m.step + before.late)
+    elif m.seen:
         knows, expected = 0, signed(m.ts + m.step)
     elif before.any:
         knows, expected, m.step = 1, before.first, before.step
     if simple(c, cells, ON_TIME + knows, ts[0] == expected):
         ts[0] = expected
     else:
-        ts[0] = signed(expected + span(c, cells, START if knows == 2 else LATE, signed(ts[0] - expected)))
+        place = START if knows == 2 else AGAIN if knows == 3 else LATE
+        ts[0] = signed(expected + span(c, cells, place, signed(ts[0] - expected)))
+    if m.seen == AWAY:
+        before.returned, before.late = True, signed(ts[0] - m.ts - m.step)
     previous, odd = m.step, 0
     for row in range(1, len(ts)):
         step = signed(ts[row] - ts[row - 1])
@@ -114,7 +139,7 @@ def row_times(c: Coder, t: Tables, m: Meter, before: Before, ts: "array[int]") -
                 m.step = step
         ts[row] = signed(ts[row - 1] + step)
         previous = step
-    m.ts = ts[-1]
+    m.before, m.ts = m.ts, ts[-1]
     before.any, before.rows, before.first, before.step = True, len(ts), ts[0], m.step
 
 
@@ -170,7 +195,7 @@ def _find_grain(numbers: Sequence[int], grain: int, rest: int) -> tuple[int, int
 
 
 def _column_coding(c: Coder, t: Tables, s: Series, is_float: bool, coding: int, grain: int, rest: int) -> None:
-    """Whether coding, grain and rest are as before; what they are. The number before is said anew in them."""
+    """Whether coding, grain and rest are as before; what they are. The numbers before are said anew in them."""
     cells = t.cells
     if simple(c, cells, AS_CODED + (s.seen > 0), (coding, grain, rest) == (s.coding, s.grain, s.rest)):
         return
@@ -182,7 +207,10 @@ def _column_coding(c: Coder, t: Tables, s: Series, is_float: bool, coding: int, 
         raise PayloadError("unknown coding of a float column")
     if not 1 <= grain <= COARSE or not 0 <= rest < grain:
         raise PayloadError("a column has an impossible grain")
-    s.last = 0 if coding != s.coding else signed(signed(s.last * s.grain + s.rest) - rest) // grain
+    s.last, s.first, s.mean = (
+        0 if coding != s.coding else signed(signed(known * s.grain + s.rest) - rest) // grain
+        for known in (s.last, s.first, s.mean)
+    )
     s.change = s.change_before = 0
     s.coding, s.grain, s.rest = coding, grain, rest
 
@@ -210,7 +238,7 @@ def row_values(c: Coder, t: Tables, m: Meter, block: Rows, layout: Layout, first
         numbers.append([signed(value - s.rest) // s.grain for value in reversed(own)])
     valued = [index for index, column in enumerate(layout.columns) if column.type != "string"]
     for row in range(len(block.ts)):
-        _row(c, t, m, block, row * width, layout, valued, numbers, firsts)
+        _row(c, t, m, block, row, layout, valued, numbers, firsts)
     if c.decoding:
         _floats_to_slots(m, block, layout.columns)
 
@@ -220,13 +248,14 @@ def _row(
     t: Tables,
     m: Meter,
     block: Rows,
-    start: int,
+    row: int,
     layout: Layout,
     valued: list[int],
     numbers: list[list[int]],
     firsts: list[int],
 ) -> None:
-    beside = Beside()
+    ts, start = block.ts[row], row * len(layout.columns)
+    beside = Beside(ts >> 10, signed(ts - m.before) >> 10)
     for index in valued:
         if not has_value(block.quality[start + index]):
             beside.pass_by(0, 0, 0)
@@ -236,8 +265,7 @@ def _row(
         if s.seen:
             value = next_value(c, t, s, kind, quantity, beside, value)
         else:
-            value = firsts[index] = first_value(c, t, s, quantity, firsts[index], value)
-            beside.pass_by(0, value, 0)
+            value = firsts[index] = first_value(c, t, s, quantity, beside, firsts[index], value)
         if c.decoding:
             block.slots[start + index] = signed(value * s.grain + s.rest)
 

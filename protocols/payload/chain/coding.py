@@ -8,7 +8,7 @@ What both sides know after a batch follows from just these bytes, so equal links
 import os
 import zlib
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final, Protocol, TypeVar
 
 from parkfleet.protocols.payload.chain.prior import Prior, built_in
@@ -20,6 +20,10 @@ from parkfleet.protocols.payload.series import Rows
 _T = TypeVar("_T")
 
 KEY: Final = 2
+#: Of a primer: what pure Python decodes in 3 s. One of its batches more is decoded before it shows.
+MAX_PRIMER_READINGS: Final = 65_536
+#: Schemas whose primer is kept decoded: 2 MB each, and a kilobyte for each of their columns.
+_PRIMED_KEPT: Final = 16
 #: Chains and keys that a decoder keeps: the live one, and one that is being replayed.
 _KEPT: Final = 2
 
@@ -29,19 +33,49 @@ class Chain(Protocol):
 
     def encode(self, rows: Sequence[Rows]) -> bytes: ...
     def decode(self, body: bytes) -> list[Rows]: ...
+    def pause(self) -> None: ...
+    def copy(self) -> "Chain": ...
 
 
-def begin_chain(schema: Schema, prior: Prior | None = None) -> Chain:
-    """The memory before a key batch; compiled where it can be."""
-    return _implementation()(schema, prior or built_in())
+def begin_chain(schema: Schema) -> Chain:
+    """The memory before a key batch; compiled where it can be. Raises PayloadError for a primer that is none."""
+    begin = _implementation()
+    return primed(begin, schema).copy() if schema.primer else begin(schema, built_in())
 
 
-class _Begin(Protocol):
+class Begin(Protocol):
     def __call__(self, schema: Schema, prior: Prior) -> Chain: ...
+    def __hash__(self) -> int: ...
+
+
+@lru_cache(maxsize=_PRIMED_KEPT)
+def primed(begin: Begin, schema: Schema) -> Chain:
+    """What the schema's primer teaches; to be copied. Raises PayloadError."""
+    return prime(begin(schema, built_in()), schema.primer)
+
+
+def prime(chain: Chain, primer: Sequence[bytes]) -> Chain:
+    """The chain, with what a primer teaches. Raises PayloadError."""
+    readings = 0
+    for body in primer:
+        readings += sum(max(len(block.quality), len(block.ts)) for block in chain.decode(body))
+        if readings > MAX_PRIMER_READINGS:
+            raise PayloadError(f"the schema's primer has more than {MAX_PRIMER_READINGS} readings")
+        chain.pause()
+    return chain
+
+
+def make_primer(chain: Chain, batches: Sequence[Sequence[Rows]]) -> tuple[bytes, ...]:
+    """A primer of these batches; the chain knows it then. Raises ValueError for rows that have no sense."""
+    primer = []
+    for rows in batches:
+        primer.append(chain.encode(rows))
+        chain.pause()
+    return tuple(primer)
 
 
 @cache
-def _implementation() -> _Begin:
+def _implementation() -> Begin:
     from parkfleet.protocols.payload.chain import pure
 
     if os.environ.get("PARKFLEET_PURE") == "1":

@@ -3,6 +3,7 @@
 Five forecasts run beside each other; the one that erred least of late is taken.
 """
 
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -43,6 +44,17 @@ class Ratio:
 
 
 @dataclass(slots=True)
+class Errors:
+    """How forecasts have erred of late."""
+
+    size: int = 0  # mean bit length, in 1/32
+    length1: int = 0  # bit length of the error before, and of the one before it
+    length2: int = 0
+    down: int = 0  # sign of the error before
+    quiet: int = 0  # errors of 0 since the last other, up to 255
+
+
+@dataclass(slots=True)
 class Series:
     """What both sides know of one column of one entry."""
 
@@ -62,17 +74,28 @@ class Series:
     rate: Ratio = field(default_factory=Ratio)
     taps: list[int] = field(default_factory=lambda: [0] * TAPS)  # weights of the features, in 1/65536
     costs: list[int] = field(default_factory=lambda: [0] * FORECASTS)  # mean loudness of the errors, in 1/64
-    size: int = 0  # mean bit length of the errors, in 1/32
-    length1: int = 0  # bit length of the error before, and of the one before it
-    length2: int = 0
-    down: int = 0  # sign of the error before
-    quiet: int = 0  # errors of 0 since the last other, up to 255
+    near: Errors = field(default_factory=Errors)  # of values that follow one another
+    away: bool = False  # no value since a pause
+    returns: int = 0  # values that were the first since a pause, up to 255
+    far: Errors = field(default_factory=Errors)  # of those
+    first: int = 0  # the number at first, and its row's time
+    first_ts: int = 0
+    mean: int = 0  # of the numbers that were the first since a pause
+    guess_costs: list[int] = field(default_factory=list)
+
+    def copy(self) -> "Series":
+        """The same, with nothing in common."""
+        new = copy(self)
+        new.beside, new.rate, new.near, new.far = copy(self.beside), copy(self.rate), copy(self.near), copy(self.far)
+        return new
 
 
 @dataclass(slots=True)
 class Beside:
     """What the row says so far; 0 where a column has no value."""
 
+    ts: int = 0  # the row's time in 1.024 s
+    gap: int = 0  # since the entry's last row in the batch before, in 1.024 s
     change1: int = 0  # of the column before, and the two before it
     change2: int = 0
     change3: int = 0
@@ -139,6 +162,14 @@ def look_ahead(s: Series, row: Beside) -> Outlook:
         dot >> 16,
     ]
     return Outlook(forecasts, features, number1, rate_sum, drift_sum, s.costs.index(min(s.costs)))
+
+
+def learn_errors(e: Errors, error: int) -> None:
+    """One more error."""
+    length = abs(error).bit_length()
+    e.size += (32 * length - e.size) >> 2
+    e.length2, e.length1, e.down = e.length1, length, int(error < 0)
+    e.quiet = 0 if error else min(e.quiet + 1, 255)
 
 
 def learn_change(s: Series, o: Outlook, change: int) -> None:

@@ -1,6 +1,7 @@
 """Native: one side's memory in codec 2 through native/chain.pyx. Same interface and bytes as pure.py."""
 
 from collections.abc import Sequence
+from copy import copy
 
 from parkfleet.native import chain
 from parkfleet.protocols.payload.chain.layout import layouts
@@ -21,6 +22,16 @@ class Chain:
         ]
         cells, weights = prior.cells.tobytes(), prior.weights.tobytes()
         self._chain = chain.Chain(schema.set_of, columns, cells, weights, most, teach)
+
+    def copy(self) -> "Chain":
+        """See pure.Chain.copy."""
+        new = copy(self)
+        new._chain = self._chain.copy()
+        return new
+
+    def pause(self) -> None:
+        """See pure.Chain.pause."""
+        self._chain.pause()
 
     def encode(self, rows: Sequence[Rows]) -> bytes:
         """See pure.Chain.encode."""

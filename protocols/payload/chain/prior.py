@@ -17,8 +17,8 @@ import msgpack
 
 from parkfleet.protocols.payload.chain.blocks import CELLS
 from parkfleet.protocols.payload.chain.layout import KINDS, Quantity
-from parkfleet.protocols.payload.chain.mixing import CELLS_MIXED
-from parkfleet.protocols.payload.chain.values import HABITS, QUANTITIES, WEIGHTS
+from parkfleet.protocols.payload.chain.mixing import CELLS_MIXED, KNOTS_REFINED, SQUASH
+from parkfleet.protocols.payload.chain.values import HABITS, QUANTITIES, REFINED, VALUE_CELLS, WEIGHTS
 
 VERSION: Final = 1
 PATH: Final = Path(__file__).with_name("prior.bin")
@@ -54,8 +54,11 @@ class Prior:
         """Nothing learned. quantities: from 3 to 31."""
         if quantities and max(quantities.values()) >= QUANTITIES:
             raise ValueError(f"more than {QUANTITIES - len(KINDS)} quantities")
+        cells = array("I", [_EVEN]) * CELLS
+        first = array("I", [SQUASH[min(256 * knot, 4095)] << 16 for knot in range(KNOTS_REFINED)])
+        cells[REFINED:VALUE_CELLS] = first * ((VALUE_CELLS - REFINED) // KNOTS_REFINED)
         weights = [*[_WEIGHT] * CELLS_MIXED, 0] * (HABITS // (CELLS_MIXED + 1))
-        return cls(array("I", [_EVEN]) * CELLS, array("i", weights + [0] * (WEIGHTS - HABITS)), quantities or {})
+        return cls(cells, array("i", weights + [0] * (WEIGHTS - HABITS)), quantities or {})
 
 
 def _little(numbers: "array[int]") -> "array[int]":

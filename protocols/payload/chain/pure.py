@@ -5,8 +5,13 @@ After an error a chain must not be used again: it knows half a batch.
 
 from array import array
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
 
 from parkfleet.protocols.payload.chain.blocks import (
+    AWAY,
+    BEFORE,
+    LATELY,
     PRESENT,
     Before,
     Meter,
@@ -27,7 +32,7 @@ from parkfleet.protocols.payload.schema import Schema
 from parkfleet.protocols.payload.series import Rows
 
 #: Columns that a chain may know: bounds its memory.
-MAX_SERIES = 400_000
+MAX_SERIES = 250_000
 
 
 class Chain:
@@ -41,6 +46,21 @@ class Chain:
         self._meters = [Meter() for _ in schema.entries]
         self._series = 0
         self._most = most
+
+    def copy(self) -> "Chain":
+        """Another chain that knows what this one does. This one must code nothing from now on."""
+        new = copy(self)
+        new._tables = Tables(list(self._tables.cells), list(self._tables.weights))
+        new._meters = [replace(meter, lent=True) if meter.seen else Meter() for meter in self._meters]
+        return new
+
+    def pause(self) -> None:
+        """Time passes of which nobody tells: the primer's batches stand apart."""
+        for m in self._meters:
+            if m.seen:
+                m.seen = AWAY
+                for s in m.series:
+                    s.away = s.seen > 0
 
     def encode(self, rows: Sequence[Rows]) -> bytes:
         """The body of a batch. Raises ValueError for rows without sense, before anything is learned from them."""
@@ -81,12 +101,15 @@ class Chain:
         found: list[Rows] = []
         before, firsts = Before(), dict[int, list[int]]()
         left, was = self._most, 1
-        for entry, m in enumerate(self._meters):
+        for entry in range(len(self._meters)):
+            m = self._meters[entry]
             was = simple(c, self._tables.cells, PRESENT + 2 * m.seen + was, entry in waiting)
             if was:
+                if m.lent:
+                    m = self._meters[entry] = m.copy()
                 found.append(self._block(c, entry, waiting.get(entry), before, firsts, left))
                 left -= max(len(found[-1].quality), len(found[-1].ts))
-            m.seen = 2 if was else 1 if m.seen else 0
+            m.seen = LATELY if was else BEFORE if m.seen == LATELY else m.seen
         return found
 
     def _block(
