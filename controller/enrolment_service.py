@@ -17,6 +17,7 @@ from parkfleet.controller.listeners import PublicAddresses
 from parkfleet.controller.rate_limit import Rate, RateLimit, network_of
 from parkfleet.proto import enrolment_pb2 as pb
 from parkfleet.proto.enrolment_pb2_grpc import CertificateRenewalServicer, EnrolmentServicer
+from parkfleet.proto.errors import DATABASE_AWAY
 from parkfleet.protocols.join_token import SECRET_BYTES, is_token_id
 
 Context: TypeAlias = aio.ServicerContext[Any, Any]
@@ -148,7 +149,7 @@ async def refuse(context: Context, error: BaseException, what: str) -> NoReturn:
             code, told = grpc.StatusCode.INVALID_ARGUMENT, str(error)
         case _:
             log.error("%s from %s failed: the database: %s", what, context.peer(), error)
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the controller's database is away: try again")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, DATABASE_AWAY)
     log.warning("%s from %s is refused: %s", what, context.peer(), told)
     await context.abort(code, told)
     raise AssertionError("abort() raises")
