@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SOURCES := $(wildcard native/*.pyx native/*.pxd native/*.py proto/*.proto) setup.py pyproject.toml
 
 .PHONY: help demo test check build bench-codec codec-prior bench-plan bench-engine bench-agent bench-writes bench-rules \
-  fault-agent fuzz clean
+  fault-agent fault-sessions fuzz clean
 
 help:
 	@echo "make demo    the whole way on this machine: simulated meters to a consumer   ARGS=\"--duration 30s --outage 8s\""
@@ -18,6 +18,7 @@ help:
 	@echo "make bench-writes what a day of readings writes to an SD card (3 min)"
 	@echo "make bench-rules  what rules and deadbands cost a scan (1 min)"
 	@echo "make fault-agent  kill -9, lost brokers, partitions, full disks, damaged files: the account must come out (13 min)"
+	@echo "make fault-sessions 100,000 gateways come and go at a controller, and leave nothing behind (12 min)"
 	@echo "make fuzz    native parsers under libFuzzer with sanitizers, a million executions each (20 min; apt install clang)"
 	@echo "make bench-codec  bytes a reading beside Sparkplug, zstd, Gorilla, Chimp, pcodec, Parquet (needs PARKFLEET_DATA)"
 	@echo "make codec-prior  trains the codec's prior anew: another codec (needs PARKFLEET_DATA)"
@@ -75,6 +76,9 @@ bench-rules: $(READY)
 
 fault-agent: $(READY)
 	$(BIN)/python -m tests.faults.fault_agent
+
+fault-sessions: $(READY)
+	$(BIN)/python -m tests.faults.fault_sessions $(ARGS)
 
 fuzz: $(READY)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet atheris
