@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from parkfleet.agent.line_parts import LineParts
 
 #: Baselines of counters and what alarms know are kept so often: what a power cut makes us forget. Seconds.
-SAVE_S: Final = 60.0
+SAVE_S: Final = 600.0
 CLOCK_S: Final = 1.0
 
 
@@ -49,6 +49,7 @@ class Trust:
         guarded = dict(rules_of(configuration, plan))
         self._plan = plan
         self._asks: Mapping[str, Ask] = {}
+        self._saved: object = None  # what is on the disk
         self.rules = Rules(configuration, plan, self._store.alarms(), self.events.emit, deliver, hurry)
         self._guard = Guard(plan, guarded, baselines, self.events, self._reread, self.rules.taker, self._identify)
         newest = max((baseline.ts for baseline in baselines.values()), default=0)
@@ -75,6 +76,7 @@ class Trust:
         await self._guard.end()
         await self.events.end()
         await self._save()
+        await asyncio.to_thread(self._store.close)
 
     async def _look_for_ever(self) -> None:
         saved = time.monotonic()
@@ -87,7 +89,12 @@ class Trust:
                 await self._save()
 
     async def _save(self) -> None:
-        await asyncio.to_thread(self._store.save, self._guard.baselines(), self.rules.states())
+        """Writes what has changed, if anything has: an SD card wears."""
+        await self.events.settled()  # an alarm is not to be known to the disk before its event
+        known = self._guard.baselines(), self.rules.states()
+        if known != self._saved:
+            await asyncio.to_thread(self._store.save, *known)
+            self._saved = known
 
     def _begin_anew(self, meter: str) -> dict[str, float]:
         self.rules.begin_anew(meter)

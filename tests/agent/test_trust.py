@@ -2,12 +2,15 @@
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 from array import array
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 
 from parkfleet.agent import guarding, replacement
 from parkfleet.agent.activity import LineStatus
@@ -28,7 +31,7 @@ from parkfleet.protocols.mqtt import MqttConnection
 from parkfleet.protocols.payload.schema import Schema
 from parkfleet.protocols.payload.series import Column, Entry, Scan
 from parkfleet.protocols.payload.topics import Event, unpack_event
-from parkfleet.protocols.profile import Factor
+from parkfleet.protocols.profile import Factor, Table
 from parkfleet.protocols.quality import Quality
 from parkfleet.protocols.readplan import WireCost
 from parkfleet.simulators.broker import RunningBroker
@@ -37,6 +40,7 @@ from parkfleet.simulators.loads import load_of
 from parkfleet.simulators.meter import SimulatedMeter
 from parkfleet.simulators.record import AnswerRecord
 from tests.agent.site import running
+from tests.benchmarks.syncs import SyncCounter
 from tests.eventually import eventually
 
 COLUMNS = (Column("power", "W", "int", "gauge"), Column("energy", "kWh", "int", "counter", Factor(1, 1)))
@@ -152,9 +156,13 @@ def test_store_outlives_damage(tmp_path: Path) -> None:
     assert packed == b"x"
     assert again.alarms() == {("r", "m", "energy"): AlarmState("above", 7), ("r", "m", "power"): AlarmState("below", 8)}
     prefix = again.prefix()
-    assert TruthStore(path).prefix() == prefix
+    third = TruthStore(path)
+    assert third.prefix() == prefix
+    third.close()
     again.drop_events([number])
     assert again.events() == []
+    store.close()
+    again.close()
     path.write_bytes(b"no database at all, but long enough to look like something" * 20)
     assert TruthStore(path).identities() == {}
     assert (tmp_path / "truth.db.damaged").exists()
@@ -166,6 +174,63 @@ def test_store_on_a_disk_that_refuses(tmp_path: Path, caplog: pytest.LogCaptureF
     store = TruthStore(tmp_path / "no folder" / "truth.db")
     assert (store.prefix(), store.add_events([b"x"], {}), store.baselines()) == ("", False, {})
     assert len([record for record in caplog.records if "cannot be used" in record.message]) == 1
+
+
+async def test_alarm_is_not_known_to_the_disk_before_its_event(tmp_path: Path) -> None:
+    """Killed in between, it would never be told: whoever keeps what alarms know waits for the events."""
+    store = TruthStore(tmp_path / "truth.db")
+    events, key = Events(store), ("r", "m", "p")
+    events.emit("rule-raised", "too hot", "m", {}, (key, AlarmState("above", 7)))
+    settled = asyncio.create_task(events.settled())
+    await asyncio.wait([settled], timeout=0.05)
+    assert not settled.done()
+    assert (store.events(), store.alarms()) == ([], {})
+    keeping = asyncio.create_task(events.run())
+    await settled
+    keeping.cancel()
+    assert len(store.events()) == 1
+    assert store.alarms() == {key: AlarmState("above", 7)}
+
+
+SAVES = """
+import asyncio, sys
+from pathlib import Path
+from parkfleet.agent.configuration import load_configuration
+from parkfleet.agent.plan import make_plan
+from parkfleet.agent.trust import Trust
+configuration = load_configuration(Path(sys.argv[1]))
+trust = Trust(configuration, make_plan(configuration), print)
+async def main():
+    await trust._save()
+    print("saved", flush=True)
+    sys.stdin.readline()
+    await trust._save()
+    print("saved", flush=True)
+    sys.stdin.readline()
+asyncio.run(main())
+"""
+
+
+def test_nothing_is_written_when_nothing_is_new(tmp_path: Path) -> None:
+    """SD cards: what is known of counters and alarms is written when it has changed, and costs no sync otherwise."""
+    device(tmp_path, 1)
+    meter = {"id": "m1", "line": "l", "unit": 1, "profile": "known"}
+    own = {"park": "p", "gateway": "g", "broker": {"url": "mqtt://h"}, "profiles": ["profiles"], "meters": [meter]}
+    (tmp_path / "gateway.yaml").write_text(yaml.safe_dump({**own, "lines": [{"id": "l", "url": "tcp://h"}]}))
+    counter = SyncCounter(tmp_path)
+    command = [sys.executable, "-c", SAVES, str(tmp_path / "gateway.yaml")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=counter.environment, text=True) as child:
+        assert child.stdin is not None and child.stdout is not None
+        child.stdout.readline()
+        before = counter.written.syncs
+        assert before > 0
+        child.stdin.write("\n")
+        child.stdin.flush()
+        child.stdout.readline()
+        assert counter.written.syncs == before
+        child.stdin.write("\n")
+        child.stdin.close()
 
 
 async def test_events_on_a_disk_that_refuses_are_sent_all_the_same(tmp_path: Path) -> None:
@@ -243,6 +308,44 @@ async def test_meter_replaced_is_told_with_its_last_values(tmp_path: Path, broke
     assert event.data["last"]["energy_import"] > 0
     assert event.data["first"]["energy_import"] > 0
     assert event.id
+
+
+class Torn(SimulatedMeter):
+    """A meter whose counter is misread now and then: the high word of another moment."""
+
+    torn = 0  # so many readings of the counter to come
+
+    def read(self, table: Table, address: int, count: int, time: float) -> "array[int]":
+        words = super().read(table, address, count, time)
+        if self.torn and address <= 2 < address + count:
+            self.torn -= 1
+            words[2 - address] += 0x0100
+        return words
+
+
+async def test_doubtful_counter_is_read_again_at_once(
+    tmp_path: Path, broker: RunningBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the running agent, over the line: one torn reading is mended in silence, a lasting one is told."""
+    whole = device(tmp_path, 1)
+    torn = Torn(whole.profile, 1, load_of("power", 1), 1)
+    kinds = ("counter-doubtful", "counter-restarted")
+    async with (
+        listening(broker.url) as heard,
+        TcpEndpoint("hall", [torn], AnswerRecord()) as line,
+        agent(tmp_path, line, broker.url),
+    ):
+        store = TruthStore(tmp_path / "truth.db")
+        await eventually(lambda: bool(store.identities()))
+        torn.torn = 1
+        await eventually(lambda: "was misread once, the second reading is taken" in caplog.text)
+        assert not [event for event in heard if event.kind.startswith("counter-")]
+        torn.torn = 1_000_000
+        await eventually(lambda: {event.kind for event in heard} >= set(kinds))
+    doubtful, restarted = (next(event for event in heard if event.kind == kind) for kind in kinds)
+    assert doubtful.data["now"] - doubtful.data["before"] == pytest.approx(0x0100_0000, abs=10)
+    assert restarted.data["before"] == doubtful.data["before"]
+    assert not [event for event in heard if event.kind == "meter-replaced"]  # it was asked, and is the same
 
 
 class Swapped:
@@ -353,10 +456,9 @@ async def test_events_wait_for_a_broker_that_is_away(tmp_path: Path, broker: Run
         TcpEndpoint("hall", [device(tmp_path, 1)], AnswerRecord()) as line,
         agent(tmp_path, line, broker.url),
     ):
-        await eventually(lambda: len(heard) >= 3)
+        await eventually(lambda: len(heard) >= 3 and TruthStore(tmp_path / "truth.db").events() == [])
     assert [event.text for event in heard[:3]] == ["number 0", "number 1", "number 2"]
     assert len({event.id for event in heard}) == len(heard)
-    assert TruthStore(tmp_path / "truth.db").events() == []
 
 
 def test_event_keeps_its_fields() -> None:
