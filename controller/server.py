@@ -73,6 +73,7 @@ class ControllerServer:
         self.door = door or Admission()
         self.load = Load(self.door)
         self.desk = Desk()
+        self.desk.elsewhere = self.fleet.elsewhere
         self.pulse = Pulse(self)
         self._storage = storage
         self._operators = operators
