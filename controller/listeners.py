@@ -13,6 +13,7 @@ import grpc
 from grpc import aio
 
 from parkfleet.controller.fleet import MAX_WATCHERS
+from parkfleet.controller.guard import Careful
 from parkfleet.controller.registry import MAX_GATEWAYS
 from parkfleet.proto import limits
 from parkfleet.protocols.address import is_everywhere, split_address
@@ -34,8 +35,10 @@ _OPTIONS: Final = (
     # A box that lost its power leaves a half-open connection behind: found within 80 s, also before its hello.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
-    # Agents ping every 60 s; at the default (300 s) they would be thrown out for pinging too much.
+    # Agents ping every 120 s; at the default (300 s) they would be thrown out for pinging too much.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
+    # No ping after each message to measure the link: on a session's few bytes it would double a 4G link's data.
+    ("grpc.http2.bdp_probe", 0),
 )
 _ENROLMENT_OPTIONS: Final = (("grpc.max_receive_message_length", limits.MAX_ENROLMENT_BYTES), *_OPTIONS[1:])
 
@@ -101,7 +104,7 @@ def plain_listeners(address: str, interceptors: Sequence[aio.ServerInterceptor])
     return Listeners(port, port)
 
 
-async def guarded_listeners(
+def guarded_listeners(
     address: str, gates: Gates, interceptors: Sequence[aio.ServerInterceptor], clock: Callable[[], float]
 ) -> Listeners:
     """A port for each kind of guest; interceptors stand before operators. clock: seconds since 1970.
@@ -113,18 +116,11 @@ async def guarded_listeners(
     asked = (address, gates.enrolment, gates.operators)
     names = [*gates.names, *(host for host, _ in map(split_address, asked) if not is_everywhere(host))]
     certificate = ServerCertificate(gates.house.authority, [*names, "localhost", "127.0.0.1", "::1"], clock)
-    bound: list[Port] = []
-    try:  # gRPC takes credentials for one port
-        bound.append(_listen(address, certificate.credentials(mutual=True), MAX_SESSIONS))
-        tls = certificate.credentials(mutual=False)
-        bound.append(_listen(gates.enrolment, tls, MAX_STRANGERS, options=_ENROLMENT_OPTIONS))
-        tls = certificate.credentials(mutual=False)
-        bound.append(_listen(gates.operators, tls, MAX_OPERATORS, interceptors=interceptors))
-    except BindError:
-        for port in bound:
-            await port.server.stop(None)
-        raise
-    sessions, enrolment, operators = bound
+    sessions = _listen(address, certificate.credentials(mutual=True), MAX_SESSIONS)
+    tls = certificate.credentials(mutual=False)  # gRPC takes them for one port
+    enrolment = _listen(gates.enrolment, tls, MAX_STRANGERS, _ENROLMENT_OPTIONS, [Careful()])
+    tls = certificate.credentials(mutual=False)
+    operators = _listen(gates.operators, tls, MAX_OPERATORS, interceptors=interceptors)
     public = PublicAddresses(_public(names, sessions.address), _public(names, enrolment.address))
     return Listeners(sessions, operators, enrolment, public)
 
