@@ -116,6 +116,11 @@ class FleetClient:
         if details == DATABASE_AWAY:
             return UnreachableError(f"{self._address}: {details}")
         if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            if self._ca is None and "Socket closed" in details:  # somebody is there, and hung up on plain words
+                return UnreachableError(
+                    f"{self._address} answers, but not without TLS: sign in once with "
+                    f"`parkfleet fleet --ca ca.pem login --controller {self._address}`, with ca.pem of its data folder"
+                )
             return UnreachableError(
                 f"no controller at {self._address}: {details}. Start one with `parkfleet controller run`, "
                 "or name its address with --controller HOST:PORT"

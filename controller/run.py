@@ -16,6 +16,7 @@ from parkfleet import __version__
 from parkfleet.controller.errors import DatabaseError
 from parkfleet.controller.fleet import read_clock
 from parkfleet.controller.listeners import BindError, Gates
+from parkfleet.controller.memory import keep_arenas_few
 from parkfleet.controller.run_options import ControllerOptions, WebOptions
 from parkfleet.controller.server import ControllerServer
 from parkfleet.protocols.address import split_address
@@ -33,6 +34,7 @@ class StartError(Exception):
 
 async def run_controller(options: ControllerOptions, say: Callable[[str], None]) -> None:
     """Serves until SIGTERM or SIGINT. say gets the listening lines. Raises StartError."""
+    keep_arenas_few()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
