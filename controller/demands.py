@@ -250,10 +250,11 @@ TABLE: Final[dict[str, Row]] = {
     "parkfleet.v1.RemoteHands/Replay": _deed,
     "parkfleet.v1.RemoteHands/Restart": _deed,
     "parkfleet.v1.RemoteHands/Capture": _deed,
-    # What probes and tools ask: whether the controller serves; which services it has.
+    # What probes and tools ask: whether the controller serves; which services it has. A watch holds a place for long:
+    # strangers could take all of them.
     "grpc.health.v1.Health/Check": _OPEN,
-    "grpc.health.v1.Health/Watch": _OPEN,
-    "grpc.health.v1.Health/List": _OPEN,
+    "grpc.health.v1.Health/Watch": _SIGNED_IN,
+    "grpc.health.v1.Health/List": _SIGNED_IN,
     "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _SIGNED_IN,
     "grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _SIGNED_IN,
 }
