@@ -44,10 +44,19 @@ class FleetClient:
     """A connection to one controller while its block runs.
 
     address is host:port; token: a session's, or an API token; without one, only an open controller answers.
-    ca: the certificate (PEM) of the controller's authority, without which nothing is encrypted.
+    ca: the certificate (PEM) of the controller's authority, without which nothing is encrypted. own: (key, certificate)
+    of the operator, both PEM, for the port that asks for one.
     """
 
-    def __init__(self, address: str, *, token: str = "", ca: bytes | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        token: str = "",
+        ca: bytes | None = None,
+        own: tuple[bytes, bytes] | None = None,
+    ) -> None:
+        self._own = own or (None, None)
         self._address = address
         self._token = token
         self._ca = ca
@@ -58,7 +67,7 @@ class FleetClient:
         if self._ca is None:
             self._channel = aio.insecure_channel(self._address, options=_OPTIONS, interceptors=interceptors)
         else:
-            tls = grpc.ssl_channel_credentials(self._ca)
+            tls = grpc.ssl_channel_credentials(self._ca, *self._own)
             self._channel = aio.secure_channel(self._address, tls, options=_OPTIONS, interceptors=interceptors)
         return self
 

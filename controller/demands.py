@@ -158,6 +158,28 @@ def _deed(request: Any, _: Belonging) -> Demand:
     return Demand(Permission.ACT, Reach.every([Scope.park(request.park)]), change=True, target=target)
 
 
+def _issue_certificate(request: Any, _: Belonging) -> Demand:
+    return Demand(
+        None,
+        SOMEWHERE,
+        change=True,
+        target="a certificate",
+        outcome=lambda answer: (AuditResult.DONE, f"certificate {answer.info.serial}"),
+        personal=True,
+    )
+
+
+def _revoke_certificate(request: Any, _: Belonging) -> Demand:
+    """OperatorsService asks once more when it is somebody else's."""
+    return Demand(
+        None,
+        SOMEWHERE,
+        change=True,
+        target=f"certificate {request.serial}",
+        outcome=lambda info: (AuditResult.DONE, f"of {info.user}"),
+    )
+
+
 def layer_reach(name: str, belonging: Belonging) -> Reach:
     """All that a layer says something to. A name that is none takes the whole fleet."""
     kind, _, rest = name.partition("/")
@@ -239,6 +261,9 @@ TABLE: Final[dict[str, Row]] = {
     "parkfleet.v1.Operators/CreateApiToken": _create_token,
     "parkfleet.v1.Operators/ListApiTokens": _SIGNED_IN,
     "parkfleet.v1.Operators/RevokeApiToken": _revoke_token,
+    "parkfleet.v1.Operators/IssueCertificate": _issue_certificate,
+    "parkfleet.v1.Operators/ListCertificates": _SIGNED_IN,
+    "parkfleet.v1.Operators/RevokeCertificate": _revoke_certificate,
     "parkfleet.v1.Audit/ListEntries": _fixed(Demand(Permission.AUDIT, SOMEWHERE)),
     "parkfleet.v1.Audit/Export": _fixed(Demand(Permission.AUDIT)),
     "parkfleet.v1.Audit/GetHead": _fixed(Demand(Permission.AUDIT)),
