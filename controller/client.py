@@ -127,4 +127,7 @@ class FleetClient:
             )
         if error.code() is grpc.StatusCode.UNAUTHENTICATED:
             return SignedOutError(f"the controller at {self._address} does not let you in: {details}")
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            told = "knows nothing of that: it was started without --data, or is older than this command"
+            return FleetError(f"the controller at {self._address} {told}")
         return FleetError(f"the controller at {self._address} refused: {details} ({error.code().name})")

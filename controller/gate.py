@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from parkfleet.controller.access import EVERYBODY, Mode, Principal, Via
 from parkfleet.controller.audit_chain import AuditFact, AuditResult
 from parkfleet.controller.caller import Belonging, Caller, DeniedError, Proof
-from parkfleet.controller.demands import Demand, demand_of
+from parkfleet.controller.demands import Demand, demand_of, done
 
 if TYPE_CHECKING:  # an open gate needs no database
     from parkfleet.controller.audit_log import AuditLog
@@ -138,7 +138,8 @@ class Gate:
                 raise _away(deed.fact, error) from None
             raise
         if deed.demand.change:
-            await self._ended(deed, *deed.demand.outcome(deed.answer))
+            outcome = deed.demand.outcome if deed.answer is not None else done
+            await self._ended(deed, *outcome(deed.answer))
 
     async def _ended(self, deed: Deed, result: AuditResult, detail: str) -> None:
         if not deed.demand.change:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import unquote
 
@@ -78,8 +79,11 @@ class Guard(aio.ServerInterceptor):
             deed = await self._admitted(method, None if parse is None else request, context)
             checked = self._clock()
             try:
-                async with self._gate.doing(deed, lambda error: _told(error, context)):
-                    async for answer in inner(request, context):
+                async with (
+                    self._gate.doing(deed, lambda error: _told(error, context)),
+                    aclosing(inner(request, context)) as answers,
+                ):
+                    async for answer in answers:
                         if self._clock() - checked >= RECHECK_S:
                             await self._gate.again(deed, _proof(context))
                             checked = self._clock()

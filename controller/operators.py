@@ -4,9 +4,11 @@ What gRPC, the console and commands on the machine share. A console lets a reque
 of the method that does the same over gRPC, and does it within `gate.doing()`.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 from parkfleet.controller.access import Via
 from parkfleet.controller.audit_chain import AuditFact, AuditResult
@@ -14,7 +16,7 @@ from parkfleet.controller.audit_log import AuditLog
 from parkfleet.controller.authority import Authority
 from parkfleet.controller.caller import Belonging, Nowhere
 from parkfleet.controller.credentials import Credentials
-from parkfleet.controller.database import Database
+from parkfleet.controller.database import UNAVAILABLE, Database
 from parkfleet.controller.gate import Gate
 from parkfleet.controller.management import Management
 from parkfleet.controller.operator_certificates import OperatorCertificates
@@ -25,7 +27,9 @@ from parkfleet.controller.sign_in import SignIn
 from parkfleet.controller.tries import Tries, account
 from parkfleet.controller.witness import Witness
 
-FIRST_ADMIN = "admin"
+log = logging.getLogger(__name__)
+
+FIRST_ADMIN: Final = "admin"
 
 
 class Operators:
@@ -67,7 +71,10 @@ class Operators:
 
     async def close(self) -> None:
         """What is to be done before the database is closed."""
-        await self.refusals.flush()
+        try:
+            await self.refusals.flush()
+        except UNAVAILABLE as error:
+            log.error("the last refused attempts could not be told in the audit log: %s", error)
 
 
 async def recover(url: str, password: str | None, user: str, reason: str) -> str | None:

@@ -14,7 +14,7 @@ import pytest
 from parkfleet.controller.logins import Login, LoginError, Logins
 from parkfleet.simulators.processes import Child
 from tests.eventually import eventually
-from tests.identity.guarded import Guarded, guarded
+from tests.identity.guarded import PARKFLEET, Guarded, guarded
 from tests.identity.guarded import command as run_command
 
 Fleet = Callable[..., Awaitable[tuple[int, str, str]]]
@@ -56,6 +56,18 @@ async def test_nothing_is_answered_before_login(controller: Guarded, tmp_path: P
     assert (await command("fleet", "whoami", "--controller", "127.0.0.1:9"))[0] == 1
     code, _, err = await command("fleet", "whoami", "--controller", "10.255.255.1:7445", PARKFLEET_CA="", **home)
     assert code == 3 and "is another machine: give the certificate of its authority" in err
+
+
+async def test_a_controller_that_keeps_nothing_asks_nobody(tmp_path: Path) -> None:
+    """Gateways are listed without a login; people, tokens and an audit log there are none, which is told."""
+    home = {"XDG_CONFIG_HOME": str(tmp_path)}
+    run = [*PARKFLEET, "controller", "run", "--listen", "127.0.0.1:0", "--web", "off"]
+    async with Child("controller", run, tmp_path / "controller.log") as child:
+        await eventually(lambda: "controller listening on" in child.output() or not child.running)
+        address = child.output().split("controller listening on ")[1].split()[0]
+        assert (await command("fleet", "list", "--json", "--controller", address, **home))[:2] == (0, "[]\n")
+        code, _, err = await command("fleet", "whoami", "--controller", address, **home)
+        assert code == 3 and "knows nothing of that: it was started without --data" in err
 
 
 async def test_login_keeps_a_session_for_this_user_alone(controller: Guarded, tmp_path: Path) -> None:
