@@ -31,7 +31,7 @@ from parkfleet.protocols.mqtt import MqttConnection
 from parkfleet.protocols.payload.schema import Schema
 from parkfleet.protocols.payload.series import Column, Entry, Scan
 from parkfleet.protocols.payload.topics import Event, unpack_event
-from parkfleet.protocols.profile import Factor
+from parkfleet.protocols.profile import Factor, Table
 from parkfleet.protocols.quality import Quality
 from parkfleet.protocols.readplan import WireCost
 from parkfleet.simulators.broker import RunningBroker
@@ -308,6 +308,44 @@ async def test_meter_replaced_is_told_with_its_last_values(tmp_path: Path, broke
     assert event.data["last"]["energy_import"] > 0
     assert event.data["first"]["energy_import"] > 0
     assert event.id
+
+
+class Torn(SimulatedMeter):
+    """A meter whose counter is misread now and then: the high word of another moment."""
+
+    torn = 0  # so many readings of the counter to come
+
+    def read(self, table: Table, address: int, count: int, time: float) -> "array[int]":
+        words = super().read(table, address, count, time)
+        if self.torn and address <= 2 < address + count:
+            self.torn -= 1
+            words[2 - address] += 0x0100
+        return words
+
+
+async def test_doubtful_counter_is_read_again_at_once(
+    tmp_path: Path, broker: RunningBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the running agent, over the line: one torn reading is mended in silence, a lasting one is told."""
+    whole = device(tmp_path, 1)
+    torn = Torn(whole.profile, 1, load_of("power", 1), 1)
+    kinds = ("counter-doubtful", "counter-restarted")
+    async with (
+        listening(broker.url) as heard,
+        TcpEndpoint("hall", [torn], AnswerRecord()) as line,
+        agent(tmp_path, line, broker.url),
+    ):
+        store = TruthStore(tmp_path / "truth.db")
+        await eventually(lambda: bool(store.identities()))
+        torn.torn = 1
+        await eventually(lambda: "was misread once, the second reading is taken" in caplog.text)
+        assert not [event for event in heard if event.kind.startswith("counter-")]
+        torn.torn = 1_000_000
+        await eventually(lambda: {event.kind for event in heard} >= set(kinds))
+    doubtful, restarted = (next(event for event in heard if event.kind == kind) for kind in kinds)
+    assert doubtful.data["now"] - doubtful.data["before"] == pytest.approx(0x0100_0000, abs=10)
+    assert restarted.data["before"] == doubtful.data["before"]
+    assert not [event for event in heard if event.kind == "meter-replaced"]  # it was asked, and is the same
 
 
 class Swapped:
