@@ -62,7 +62,7 @@ class EnrolmentService(EnrolmentServicer):
         """A certificate for a token."""
         await self._admit(context)
         try:
-            outcome = await self._gatehouse.apply(_application(request, context.peer()))
+            outcome = await self._gatehouse.apply(application_of(request, context.peer()))
         except (IdentityError, RequestError, RefusedError, *UNAVAILABLE) as error:
             await refuse(context, error, "enrolment")
         answer = pb.EnrollResponse(park=outcome.key.park, gateway=outcome.key.gateway)
@@ -154,7 +154,7 @@ async def refuse(context: Context, error: BaseException, what: str) -> NoReturn:
     raise AssertionError("abort() raises")
 
 
-def _application(request: pb.EnrollRequest, peer: str) -> Application:
+def application_of(request: pb.EnrollRequest, peer: str) -> Application:
     """Raises IdentityError, RefusedError for what makes no sense."""
     if not is_token_id(request.token) or len(request.secret) != SECRET_BYTES:
         raise IdentityError(Fault.UNPROVEN, "this is no join token: copy what `parkfleet fleet token create` printed")
