@@ -81,9 +81,12 @@ class Buffer:
         await self._run(self._open_disk)
         self._tell()
 
-    async def append(self, batch: NewBatch) -> None:
-        """Stores a batch; on return it survives a power cut (unless `trouble` says otherwise)."""
-        await self._run(lambda: self._append(batch))
+    async def append(self, batch: NewBatch | Callable[[], NewBatch]) -> None:
+        """Stores a batch; on return it survives a power cut (unless `trouble` says otherwise).
+
+        batch: or what makes it, called in the buffer's thread.
+        """
+        await self._run(lambda: self._append(batch() if callable(batch) else batch))
         self._losses.tell()
         self._tell()
         self._arrived.set()

@@ -120,32 +120,12 @@ def run(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Poll the meters, keep their readings, forward them. Runs until stopped."""
-    import asyncio
-
-    from parkfleet.agent.applying import ManagedAgent, begin_anew, run_managed
-    from parkfleet.agent.control import AgentRunningError
-    from parkfleet.agent.control_messages import socket_path
-    from parkfleet.agent.journal import Journal
-    from parkfleet.protocols.document import DocumentError
-    from parkfleet.protocols.logs import LEVELS, configure_logging
+    from parkfleet.agent.lean import become
+    from parkfleet.protocols.logs import LEVELS
 
     if log_level not in LEVELS:
         raise typer.BadParameter(f"expected {', '.join(LEVELS)}, got {log_level!r}", param_hint="--log-level")
-    configure_logging(log_level)
-    try:
-        agent = ManagedAgent(config)
-    except DocumentError as error:
-        typer.echo(str(error), err=True)
-        typer.echo(f"not started: mend {config} (see `parkfleet agent check`)", err=True)
-        raise typer.Exit(1) from None
-    Journal(socket_path(agent.configuration).parent).keep()
-    try:
-        asyncio.run(run_managed(agent))
-    except AgentRunningError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(3) from None
-    if agent.restart_wanted:
-        begin_anew()
+    become("parkfleet.agent.process", str(config), log_level)
 
 
 _EXAMPLE_PROFILES = """Examples:

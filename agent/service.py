@@ -4,10 +4,11 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from parkfleet import __version__
-from parkfleet.agent.batcher import Batcher
+from parkfleet.agent.batcher import Batcher, OpenBatch
 from parkfleet.agent.buffer import Buffer
 from parkfleet.agent.configuration import Configuration
 from parkfleet.agent.control import ControlSocket
@@ -29,6 +30,7 @@ from parkfleet.agent.trust import Trust
 from parkfleet.agent.watch import Watch
 from parkfleet.protocols.payload.codecs import CODEC, encode
 from parkfleet.protocols.payload.request import ReplayAnswer, ReplayRequest
+from parkfleet.protocols.payload.schema import Schema
 from parkfleet.protocols.payload.topics import GatewayTopics
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ class AgentService:
         self._polling = lines or LineParts()
         self._watch = Watch()
         self._session: SessionStatus | None = None
+        self._lost = self._polling.overruns  # scans, that have been told
         gateway = configuration.gateway
         self._timer = FlushTimer(float(gateway.buffer.flush))
         store = learned_store(configuration)
@@ -253,14 +256,25 @@ class AgentService:
         return Status(*facts, lines, snapshot, events, alarms, trust.rules.held, self._timer.early)
 
     async def _flush(self) -> None:
+        self._polling.gather()
         await self._trust.events.gone_ahead()  # an alarm reaches the broker before the batch of its reading
         for batch in self._batcher.close():
-            schema, packed = self._schema.schema, self._schema.packed
-            body = encode(schema, batch.rows)
-            await self._buffer.append(
-                NewBatch(packed, schema.id, CODEC, body, batch.readings, batch.first_ts, batch.last_ts)
-            )
+            await self._buffer.append(partial(coded, self._schema.schema, self._schema.packed, batch))
             self._schema.took(batch.rows)
+        self._tell_overruns()
+
+    def _tell_overruns(self) -> None:
+        """Scans are lost when we are kept from running for so long that the engine has no more room: a gap is told."""
+        lost, self._lost = self._polling.overruns - self._lost, self._polling.overruns
+        if lost > 0:
+            text = f"{lost} scans were lost: this box kept the agent from taking them in time"
+            self._trust.events.emit("scans-lost", text, data={"scans": lost})
+
+
+def coded(schema: Schema, packed: bytes, batch: OpenBatch) -> NewBatch:
+    """A closed batch as it is stored."""
+    body = encode(schema, batch.rows)
+    return NewBatch(packed, schema.id, CODEC, body, batch.readings, batch.first_ts, batch.last_ts)
 
 
 def learned_store(configuration: Configuration) -> LearnedStore:

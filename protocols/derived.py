@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Final
 
 import msgspec
@@ -61,9 +62,9 @@ class Derivation:
     read: int  # slots of a scan as it was read
     strings: tuple[int, ...]  # of the read strings, those delivered, in the order of the columns
 
-    @property
+    @cached_property
     def columns(self) -> tuple[Column, ...]:
-        """The delivered columns."""
+        """The delivered columns: always the same tuple, so that equal meters share it."""
         return tuple(step.column for step in self.steps)
 
     @property

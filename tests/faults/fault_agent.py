@@ -31,7 +31,7 @@ from parkfleet.simulators.verdict import ANSWERED, Sample, Series, judge
 from tests.agent.conftest import SMALL, SMALL_YAML
 from tests.agent.site import FLUSH_S, Site
 from tests.agent.test_room import FILL_FOR_EVER, READINGS
-from tests.benchmarks.reporting import Measure, write_report
+from tests.benchmarks.reporting import Measure, none, write_report
 from tests.eventually import eventually
 from tests.faults.collector import Collector
 
@@ -256,10 +256,6 @@ def account(run: Run) -> dict[str, int]:
         "twice": verdict.duplicates,
         "changed": verdict.mismatched,
     }
-
-
-def none(what: str, count: int) -> Measure:
-    return Measure(what, "", count, target="0", met=count == 0)
 
 
 def main() -> None:
