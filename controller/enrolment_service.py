@@ -64,7 +64,7 @@ class EnrolmentService(EnrolmentServicer):
         try:
             outcome = await self._gatehouse.apply(application_of(request, context.peer()))
         except (IdentityError, RequestError, RefusedError, *UNAVAILABLE) as error:
-            await refuse(context, error, "enrolment")
+            await refuse(self._gatehouse, context, error, "enrolment")
         answer = pb.EnrollResponse(park=outcome.key.park, gateway=outcome.key.gateway)
         if outcome.certificate is None:
             answer.waiting.CopyFrom(pb.Waiting(ask_again_ms=ASK_AGAIN_MS))
@@ -85,7 +85,7 @@ class EnrolmentService(EnrolmentServicer):
                 raise IdentityError(Fault.UNPROVEN, "the proof is too long")
             pem = await self._gatehouse.reclaim(request.certificate, request.nonce, request.signature)
         except (IdentityError, *UNAVAILABLE) as error:
-            await refuse(context, error, "reclaiming a certificate")
+            await refuse(self._gatehouse, context, error, "reclaiming a certificate")
         return certificate_message(self._gatehouse, pem, self._addresses)
 
     async def _admit(self, context: Context) -> None:
@@ -113,7 +113,7 @@ class RenewalService(CertificateRenewalServicer):
             key = requested_key(request.request) if request.request else None
             pem = await self._gatehouse.renew(credential, key)
         except (IdentityError, RequestError, RevokedError, *UNAVAILABLE) as error:
-            await refuse(context, error, "renewal")
+            await refuse(self._gatehouse, context, error, "renewal")
         return certificate_message(self._gatehouse, pem, self._addresses)
 
 
@@ -137,7 +137,7 @@ def certificate_message(gatehouse: Gatehouse, pem: str, addresses: PublicAddress
     )
 
 
-async def refuse(context: Context, error: BaseException, what: str) -> NoReturn:
+async def refuse(house: Gatehouse, context: Context, error: BaseException, what: str) -> NoReturn:
     """Ends a call with the sentence of an error, and logs it."""
     match error:
         case IdentityError():
@@ -149,7 +149,7 @@ async def refuse(context: Context, error: BaseException, what: str) -> NoReturn:
         case _:
             log.error("%s from %s failed: the database: %s", what, context.peer(), error)
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the controller's database is away: try again")
-    log.warning("%s from %s is refused: %s", what, context.peer(), told)
+    house.refusals.tell(what, context.peer(), told)
     await context.abort(code, told)
     raise AssertionError("abort() raises")
 

@@ -26,6 +26,7 @@ from parkfleet.controller.deny_list import DenyList, RevokedError
 from parkfleet.controller.enrolments import Application, Enrolments, Outcome
 from parkfleet.controller.identity_errors import Fault, IdentityError
 from parkfleet.controller.identity_store import TOPIC, GatewayIdentity, IdentityStore
+from parkfleet.controller.refusal_log import RefusalLog
 from parkfleet.controller.registry import GatewayKey
 from parkfleet.controller.token_store import TokenInfo, TokenStore
 from parkfleet.protocols.files import write_durably
@@ -67,6 +68,7 @@ class Gatehouse:
         self.store = IdentityStore(database, bus)
         self.enrolments = Enrolments(database, authority, life_s, bus)
         self.deny = DenyList()
+        self.refusals = RefusalLog()
         self._folder = folder
         self.life_s = life_s
         self._now = clock

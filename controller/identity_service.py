@@ -44,7 +44,7 @@ class IdentityService(FleetIdentityServicer):
             facts = (request.park, request.uses, request.ttl_ms, request.approve, author, request.reason.strip())
             token, info = await self._gatehouse.create_token(self._enrolment, *facts)
         except _ERRORS as error:
-            await refuse(context, error, "a new join token")
+            await refuse(self._gatehouse, context, error, "a new join token")
         return pb.CreateTokenResponse(text=token.text(), token=self._token(info))
 
     async def ListTokens(self, request: pb.ListTokensRequest, context: Context) -> pb.ListTokensResponse:
@@ -52,7 +52,7 @@ class IdentityService(FleetIdentityServicer):
         try:
             found = await self._gatehouse.tokens.all()
         except UNAVAILABLE as error:
-            await refuse(context, error, "a list of join tokens")
+            await refuse(self._gatehouse, context, error, "a list of join tokens")
         tokens = (self._token(info) for info in found if request.park in ("", info.park) and may_enrol(info.park))
         return pb.ListTokensResponse(tokens=tokens)
 
@@ -62,7 +62,7 @@ class IdentityService(FleetIdentityServicer):
             author = _signed(request.author, "")
             info = await self._gatehouse.revoke_token(request.id, request.park, author)
         except _ERRORS as error:
-            await refuse(context, error, "revoking a join token")
+            await refuse(self._gatehouse, context, error, "revoking a join token")
         return self._token(info)
 
     async def ListPending(self, request: pb.ListPendingRequest, context: Context) -> pb.ListPendingResponse:
@@ -70,7 +70,7 @@ class IdentityService(FleetIdentityServicer):
         try:
             found = await self._gatehouse.enrolments.pending(request.park)
         except UNAVAILABLE as error:
-            await refuse(context, error, "a list of waiting boxes")
+            await refuse(self._gatehouse, context, error, "a list of waiting boxes")
         pending = [_pending(one) for one in found if may_enrol(one.key.park)]
         return pb.ListPendingResponse(pending=pending[:PAGE])
 
@@ -84,7 +84,7 @@ class IdentityService(FleetIdentityServicer):
                 reason = request.reason.strip()
                 key = await self._gatehouse.deny_enrolment(request.number, request.park, author, reason)
         except _ERRORS as error:
-            await refuse(context, error, "a decision")
+            await refuse(self._gatehouse, context, error, "a decision")
         return pb.DecideResponse(park=key.park, gateway=key.gateway)
 
     async def ListIdentities(self, request: pb.ListIdentitiesRequest, context: Context) -> pb.ListIdentitiesResponse:
@@ -93,7 +93,7 @@ class IdentityService(FleetIdentityServicer):
         try:
             found = await self._gatehouse.store.page(GatewayKey(park, gateway), PAGE + 1, request.park)
         except UNAVAILABLE as error:
-            await refuse(context, error, "a list of gateways")
+            await refuse(self._gatehouse, context, error, "a list of gateways")
         more = str(found[PAGE - 1].key) if len(found) > PAGE else ""
         seen = visible_gateways([one.key for one in found[:PAGE]])
         identities = (_identity(one) for one in found[:PAGE] if one.key in seen)
@@ -108,7 +108,7 @@ class IdentityService(FleetIdentityServicer):
                 raise IdentityError(Fault.UNKNOWN, told)
             issued = await self._gatehouse.store.issued(key)
         except (IdentityError, *UNAVAILABLE) as error:
-            await refuse(context, error, "a gateway's identity")
+            await refuse(self._gatehouse, context, error, "a gateway's identity")
         answer = pb.GetIdentityResponse(identity=_identity(identity))
         for row in issued[:PAGE]:
             one = pb.Certificate(
@@ -130,7 +130,7 @@ class IdentityService(FleetIdentityServicer):
             key = GatewayKey(request.park, request.gateway)
             identity = await self._gatehouse.revoke(key, author, request.reason.strip())
         except _ERRORS as error:
-            await refuse(context, error, "revoking a gateway")
+            await refuse(self._gatehouse, context, error, "revoking a gateway")
         return _identity(identity)
 
     async def ReplaceGateway(self, request: pb.ReplaceGatewayRequest, context: Context) -> pb.Identity:
@@ -141,7 +141,7 @@ class IdentityService(FleetIdentityServicer):
             key = GatewayKey(request.park, request.gateway)
             identity = await self._gatehouse.open_for_replacement(key, request.ttl_ms, author)
         except _ERRORS as error:
-            await refuse(context, error, "replacing a gateway")
+            await refuse(self._gatehouse, context, error, "replacing a gateway")
         return _identity(identity)
 
     def _token(self, info: TokenInfo) -> pb.JoinToken:

@@ -298,7 +298,7 @@ async def test_alien_certificate_is_refused_with_a_sentence(site: Site, tmp_path
             return str(error)
         return ""
 
-    async with running(site.session(box, reclaim=child)) as session:
+    async with running(site.session(box, reclaim=child, hung_up_s=(0.0, 0.0))) as session:
         await eventually(lambda: "is not of this controller's authority: enrol this box here" in session.status.told)
 
 
