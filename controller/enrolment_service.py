@@ -15,8 +15,10 @@ from parkfleet.controller.gatehouse import Credential, Gatehouse
 from parkfleet.controller.identity_errors import Fault, IdentityError
 from parkfleet.controller.listeners import PublicAddresses
 from parkfleet.controller.rate_limit import Rate, RateLimit, network_of
+from parkfleet.controller.witness import ENROL
 from parkfleet.proto import enrolment_pb2 as pb
 from parkfleet.proto.enrolment_pb2_grpc import CertificateRenewalServicer, EnrolmentServicer
+from parkfleet.proto.errors import DATABASE_AWAY
 from parkfleet.protocols.join_token import SECRET_BYTES, is_token_id
 
 Context: TypeAlias = aio.ServicerContext[Any, Any]
@@ -64,7 +66,7 @@ class EnrolmentService(EnrolmentServicer):
         try:
             outcome = await self._gatehouse.apply(application_of(request, context.peer()))
         except (IdentityError, RequestError, RefusedError, *UNAVAILABLE) as error:
-            await refuse(self._gatehouse, context, error, "enrolment")
+            await refuse(self._gatehouse, context, error, ENROL)
         answer = pb.EnrollResponse(park=outcome.key.park, gateway=outcome.key.gateway)
         if outcome.certificate is None:
             answer.waiting.CopyFrom(pb.Waiting(ask_again_ms=ASK_AGAIN_MS))
@@ -85,7 +87,7 @@ class EnrolmentService(EnrolmentServicer):
                 raise IdentityError(Fault.UNPROVEN, "the proof is too long")
             pem = await self._gatehouse.reclaim(request.certificate, request.nonce, request.signature)
         except (IdentityError, *UNAVAILABLE) as error:
-            await refuse(self._gatehouse, context, error, "reclaiming a certificate")
+            await refuse(self._gatehouse, context, error, "enrolment/reclaim")
         return certificate_message(self._gatehouse, pem, self._addresses)
 
     async def _admit(self, context: Context) -> None:
@@ -113,7 +115,7 @@ class RenewalService(CertificateRenewalServicer):
             key = requested_key(request.request) if request.request else None
             pem = await self._gatehouse.renew(credential, key)
         except (IdentityError, RequestError, RevokedError, *UNAVAILABLE) as error:
-            await refuse(self._gatehouse, context, error, "renewal")
+            await refuse(self._gatehouse, context, error, "certificate-renewal/renew")
         return certificate_message(self._gatehouse, pem, self._addresses)
 
 
@@ -137,21 +139,28 @@ def certificate_message(gatehouse: Gatehouse, pem: str, addresses: PublicAddress
     )
 
 
-async def refuse(house: Gatehouse, context: Context, error: BaseException, what: str) -> NoReturn:
-    """Ends a call with the sentence of an error, and logs it."""
-    match error:
-        case IdentityError():
-            code, told = STATUS[error.fault], str(error)
-        case RevokedError():
-            code, told = grpc.StatusCode.PERMISSION_DENIED, str(error)
-        case RequestError() | RefusedError():
-            code, told = grpc.StatusCode.INVALID_ARGUMENT, str(error)
-        case _:
-            log.error("%s from %s failed: the database: %s", what, context.peer(), error)
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the controller's database is away: try again")
-    house.refusals.tell(what, context.peer(), told)
+async def refuse(house: Gatehouse, context: Context, error: BaseException, action: str) -> NoReturn:
+    """Ends the call of a box or gateway with the sentence of an error, which is logged. action: as in the audit log."""
+    code, told = status_of(error)
+    if code is grpc.StatusCode.UNAVAILABLE:
+        log.error("%s of %s failed: the database: %s", action, context.peer(), error)
+    else:
+        await house.refused(action, context.peer(), told)
     await context.abort(code, told)
     raise AssertionError("abort() raises")
+
+
+def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
+    """What a call ends with that failed so."""
+    match error:
+        case IdentityError():
+            return STATUS[error.fault], str(error)
+        case RevokedError():
+            return grpc.StatusCode.PERMISSION_DENIED, str(error)
+        case RequestError() | RefusedError():
+            return grpc.StatusCode.INVALID_ARGUMENT, str(error)
+        case _:
+            return grpc.StatusCode.UNAVAILABLE, DATABASE_AWAY
 
 
 def application_of(request: pb.EnrollRequest, peer: str) -> Application:

@@ -29,6 +29,7 @@ from parkfleet.controller.identity_store import TOPIC, GatewayIdentity, Identity
 from parkfleet.controller.refusal_log import RefusalLog
 from parkfleet.controller.registry import GatewayKey
 from parkfleet.controller.token_store import TokenInfo, TokenStore
+from parkfleet.controller.witness import Witness
 from parkfleet.protocols.files import write_durably
 from parkfleet.protocols.join_token import JoinToken
 from parkfleet.protocols.reclaim import CHALLENGE_BYTES, CHALLENGE_S, proof
@@ -68,7 +69,8 @@ class Gatehouse:
         self.store = IdentityStore(database, bus)
         self.enrolments = Enrolments(database, authority, life_s, bus)
         self.deny = DenyList()
-        self.refusals = RefusalLog()
+        self.witness: Witness | None = None  # where there is an audit log
+        self._refusals = RefusalLog()
         self._folder = folder
         self.life_s = life_s
         self._now = clock
@@ -124,9 +126,17 @@ class Gatehouse:
         if outcome.new:
             word = "is enrolled" if outcome.certificate else "waits for approval"
             log.info("%s %s with join token %s, from %s", outcome.key, word, application.token, application.peer)
+            if self.witness is not None:
+                await self.witness.applied(application, outcome)
         if outcome.replaced:
             await self.reload()
         return outcome
+
+    async def refused(self, action: str, peer: str, told: str) -> None:
+        """Tells of somebody who did not get in. action: as in the audit log."""
+        self._refusals.tell(action, peer, told)
+        if self.witness is not None:
+            await self.witness.refused(action, peer, told)
 
     async def approve(self, number: int, park: str, by: str) -> GatewayKey:
         """Says yes to a box that waits, of a park or of any (""). Raises IdentityError."""

@@ -11,7 +11,10 @@ from grpc import aio
 
 from parkfleet.controller.caller import DeniedError, enter
 from parkfleet.controller.demands import AGENT_SERVICES
-from parkfleet.controller.gate import Deed, Gatekeeper, UnknownCallerError
+from parkfleet.controller.gate import AwayError, Deed, Gatekeeper, UnknownCallerError
+from parkfleet.proto.errors import DATABASE_AWAY
+
+_REFUSED: Final = (DeniedError, UnknownCallerError, AwayError)
 
 Context: TypeAlias = aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
@@ -61,7 +64,7 @@ class Guard(aio.ServerInterceptor):
             try:
                 async with self._gate.doing(deed, lambda error: _told(error, context)):
                     deed.answer = await inner(request, context)
-            except DeniedError as error:
+            except _REFUSED as error:
                 await _refuse(context, error)
             return deed.answer
 
@@ -82,7 +85,7 @@ class Guard(aio.ServerInterceptor):
                             checked = self._clock()
                         deed.answer = answer
                         yield answer
-            except (DeniedError, UnknownCallerError) as error:
+            except _REFUSED as error:
                 await _refuse(context, error)
 
         return guarded
@@ -90,7 +93,7 @@ class Guard(aio.ServerInterceptor):
     async def _admitted(self, method: str, request: Any, context: Context) -> Deed:
         try:
             deed = await self._gate.admit(method, request, _token(context), peer_address(context.peer()))
-        except (DeniedError, UnknownCallerError) as error:
+        except _REFUSED as error:
             await _refuse(context, error)
         enter(deed.caller)
         return deed
@@ -151,6 +154,10 @@ def _told(error: BaseException, context: Context) -> str:
 
 
 async def _refuse(context: Context, error: Exception) -> NoReturn:
-    unknown = isinstance(error, UnknownCallerError)
-    await context.abort(grpc.StatusCode.UNAUTHENTICATED if unknown else grpc.StatusCode.PERMISSION_DENIED, str(error))
+    match error:
+        case AwayError():
+            await context.abort(grpc.StatusCode.UNAVAILABLE, DATABASE_AWAY)
+        case UnknownCallerError():
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+    await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
     raise AssertionError("abort() raises")

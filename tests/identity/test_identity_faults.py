@@ -163,7 +163,7 @@ async def test_box_that_was_off_past_its_certificates_end_comes_back(tmp_path: P
             await eventually(lambda: "gateway p1/gw-02 was revoked on" in bad.said())
             assert "stolen from hall 3" in bad.said()
             log = controller.child.output()
-            assert "reclaiming a certificate from" in log and "p1/gw-02 was revoked on" in log
+            assert "enrolment/reclaim from" in log and "p1/gw-02 was revoked on" in log
             assert not await is_online(controller, "gw-02")
 
 
@@ -184,6 +184,8 @@ async def test_replayed_token_is_refused(tmp_path: Path) -> None:
             await comes_online(controller)
         secret = token.removeprefix("pfj1_")
         assert secret not in controller.child.output() + first.said()
+        audit = await controller.fleet("audit", "list", "--json")
+        assert "gateway p1/gw-01" in audit and "has been used 1 of 1 times" in audit and secret not in audit
         modes = {path.name: path.stat().st_mode & 0o777 for path in first.identity.folder.iterdir()}
         assert modes == {"gateway.pem": 0o600, "ca.pem": 0o644, "enrolled.json": 0o644}
 
