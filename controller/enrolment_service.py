@@ -6,16 +6,16 @@ from typing import Any, Final, NoReturn, TypeAlias
 import grpc
 from grpc import aio
 
+from parkfleet.controller.audit_chain import AuditFact, AuditResult
 from parkfleet.controller.authority import RequestError, requested_key
 from parkfleet.controller.checks import RefusedError, check_name
 from parkfleet.controller.database import UNAVAILABLE
 from parkfleet.controller.deny_list import RevokedError
-from parkfleet.controller.enrolments import Application
+from parkfleet.controller.enrolments import Application, Outcome
 from parkfleet.controller.gatehouse import Credential, Gatehouse
 from parkfleet.controller.identity_errors import Fault, IdentityError
 from parkfleet.controller.listeners import PublicAddresses
 from parkfleet.controller.rate_limit import Rate, RateLimit, network_of
-from parkfleet.controller.witness import ENROL
 from parkfleet.proto import enrolment_pb2 as pb
 from parkfleet.proto.enrolment_pb2_grpc import CertificateRenewalServicer, EnrolmentServicer
 from parkfleet.proto.errors import DATABASE_AWAY
@@ -66,7 +66,10 @@ class EnrolmentService(EnrolmentServicer):
         try:
             outcome = await self._gatehouse.apply(application_of(request, context.peer()))
         except (IdentityError, RequestError, RefusedError, *UNAVAILABLE) as error:
-            await refuse(self._gatehouse, context, error, ENROL)
+            via = f"join token {request.token}" if is_token_id(request.token) else ""
+            await refuse(self._gatehouse, context, error, "Enrolment/Enroll", via)
+        if outcome.new:
+            await self._gatehouse.tell(_enrolled(outcome, request.token), context.peer())
         answer = pb.EnrollResponse(park=outcome.key.park, gateway=outcome.key.gateway)
         if outcome.certificate is None:
             answer.waiting.CopyFrom(pb.Waiting(ask_again_ms=ASK_AGAIN_MS))
@@ -87,12 +90,13 @@ class EnrolmentService(EnrolmentServicer):
                 raise IdentityError(Fault.UNPROVEN, "the proof is too long")
             pem = await self._gatehouse.reclaim(request.certificate, request.nonce, request.signature)
         except (IdentityError, *UNAVAILABLE) as error:
-            await refuse(self._gatehouse, context, error, "enrolment/reclaim")
+            await refuse(self._gatehouse, context, error, "Enrolment/Reclaim", "certificate")
         return certificate_message(self._gatehouse, pem, self._addresses)
 
     async def _admit(self, context: Context) -> None:
         if wait_s := self._limit.take(network_of(context.peer())):
             told = f"too many enrolments at once: try again in {max(1, round(wait_s))} s"
+            await self._gatehouse.tell(AuditFact("Enrolment", AuditResult.REFUSED, detail=told), context.peer())
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, told)
 
 
@@ -115,7 +119,7 @@ class RenewalService(CertificateRenewalServicer):
             key = requested_key(request.request) if request.request else None
             pem = await self._gatehouse.renew(credential, key)
         except (IdentityError, RequestError, RevokedError, *UNAVAILABLE) as error:
-            await refuse(self._gatehouse, context, error, "certificate-renewal/renew")
+            await refuse(self._gatehouse, context, error, "CertificateRenewal/Renew", "certificate")
         return certificate_message(self._gatehouse, pem, self._addresses)
 
 
@@ -139,13 +143,15 @@ def certificate_message(gatehouse: Gatehouse, pem: str, addresses: PublicAddress
     )
 
 
-async def refuse(house: Gatehouse, context: Context, error: BaseException, action: str) -> NoReturn:
-    """Ends the call of a box or gateway with the sentence of an error, which is logged. action: as in the audit log."""
+async def refuse(
+    house: Gatehouse, context: Context, error: BaseException, action: str, via: str = "certificate"
+) -> NoReturn:
+    """Ends the call of a box or gateway with the sentence of an error, which is told. via: what it showed."""
     code, told = status_of(error)
     if code is grpc.StatusCode.UNAVAILABLE:
         log.error("%s of %s failed: the database: %s", action, context.peer(), error)
     else:
-        await house.refused(action, context.peer(), told)
+        await house.tell(AuditFact(action, AuditResult.REFUSED, via=via, detail=told), context.peer())
     await context.abort(code, told)
     raise AssertionError("abort() raises")
 
@@ -161,6 +167,18 @@ def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
             return grpc.StatusCode.INVALID_ARGUMENT, str(error)
         case _:
             return grpc.StatusCode.UNAVAILABLE, DATABASE_AWAY
+
+
+def _enrolled(outcome: Outcome, token: str) -> AuditFact:
+    detail = "another box has its name now" if outcome.replaced else "it has a certificate"
+    return AuditFact(
+        "Enrolment/Enroll",
+        AuditResult.DONE,
+        via=f"join token {token}",
+        target=f"gateway {outcome.key}",
+        scope=f"park/{outcome.key.park}",
+        detail="it waits for an operator" if outcome.certificate is None else detail,
+    )
 
 
 def application_of(request: pb.EnrollRequest, peer: str) -> Application:

@@ -9,7 +9,7 @@ import hmac
 import logging
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -18,12 +18,14 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from parkfleet.controller.audit_chain import AuditFact, AuditResult
 from parkfleet.controller.authority import Authority, AuthorityError, certificate_of, common_name, serial_of
 from parkfleet.controller.bus import Bus
 from parkfleet.controller.checks import RefusedError, check_name
 from parkfleet.controller.database import Database
 from parkfleet.controller.deny_list import DenyList, RevokedError
 from parkfleet.controller.enrolments import Application, Enrolments, Outcome
+from parkfleet.controller.guard import peer_address
 from parkfleet.controller.identity_errors import Fault, IdentityError
 from parkfleet.controller.identity_store import TOPIC, GatewayIdentity, IdentityStore
 from parkfleet.controller.refusal_log import RefusalLog
@@ -126,17 +128,16 @@ class Gatehouse:
         if outcome.new:
             word = "is enrolled" if outcome.certificate else "waits for approval"
             log.info("%s %s with join token %s, from %s", outcome.key, word, application.token, application.peer)
-            if self.witness is not None:
-                await self.witness.applied(application, outcome)
         if outcome.replaced:
             await self.reload()
         return outcome
 
-    async def refused(self, action: str, peer: str, told: str) -> None:
-        """Tells of somebody who did not get in. action: as in the audit log."""
-        self._refusals.tell(action, peer, told)
+    async def tell(self, fact: AuditFact, peer: str) -> None:
+        """Tells of a box that got in, or did not."""
+        if fact.result is AuditResult.REFUSED:
+            self._refusals.tell(fact.action, peer, fact.detail)
         if self.witness is not None:
-            await self.witness.refused(action, peer, told)
+            await self.witness.tell(replace(fact, peer=peer_address(peer)))
 
     async def approve(self, number: int, park: str, by: str) -> GatewayKey:
         """Says yes to a box that waits, of a park or of any (""). Raises IdentityError."""

@@ -6,7 +6,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import unquote
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from grpc import aio
 
 from parkfleet.controller.caller import DeniedError, enter
@@ -123,10 +123,28 @@ class Careful(aio.ServerInterceptor):
 async def _parsed(parse: Callable[[bytes], Any] | None, body: bytes, context: Context) -> Any:
     """A request; parsed by us, for gRPC writes a page of log for each that is none, whoever sent it."""
     try:
-        return body if parse is None else parse(body)
+        request = body if parse is None else parse(body)
     except DecodeError:
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a message that is not of this protocol")
         raise AssertionError("abort() raises") from None
+    if isinstance(request, Message) and (told := _odd(request)):
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, told)
+    return request
+
+
+def _odd(message: Message) -> str:
+    """What of a request no database could hold; empty when it could."""
+    for field, value in message.ListFields():
+        values = value if field.is_repeated else [value]
+        if field.type == field.TYPE_STRING and any("\0" in text for text in values):
+            return f"{field.name}: a text has no character of number 0"
+        if field.type == field.TYPE_UINT64 and any(number >= 2**63 for number in values):
+            return f"{field.name}: expected a number below 2^63"
+        if field.message_type is not None and not field.message_type.GetOptions().map_entry:
+            for inner in values:
+                if told := _odd(inner):
+                    return told
+    return ""
 
 
 def peer_address(peer: str) -> str:

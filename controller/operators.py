@@ -21,6 +21,7 @@ from parkfleet.controller.people import People
 from parkfleet.controller.refusals import Refusals
 from parkfleet.controller.sign_in import SignIn
 from parkfleet.controller.tries import Tries, account
+from parkfleet.controller.witness import Witness
 
 FIRST_ADMIN = "admin"
 
@@ -35,6 +36,7 @@ class Operators:
         self.tries = Tries(database, clock)
         self.audit = AuditLog(database, clock)
         self.refusals = Refusals(self.audit)
+        self.witness = Witness(self.audit, self.refusals)
         self.sign_in = SignIn(self.people, self.credentials, self.passwords, self.tries, self.audit, self.refusals)
         self.management = Management(self.people, self.credentials, self.passwords, self.tries)
         self.gate = Gate(self.credentials, self.audit, self.refusals, belonging)

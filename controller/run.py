@@ -41,7 +41,7 @@ async def run_controller(options: ControllerOptions, say: Callable[[str], None])
         storage = gates = operators = None
         if options.data is not None:
             storage, gates = await _opened(options, options.data, life)
-            operators = await _people(storage, gates, options.data, say)
+            operators = await _people(storage, options.data, say)
         server = ControllerServer(options.listen, options.heartbeat, storage=storage, operators=operators, gates=gates)
         try:
             await life.enter_async_context(server)
@@ -128,21 +128,18 @@ async def _opened(options: ControllerOptions, folder: Path, life: AsyncExitStack
     return storage, Gates(house, options.enrolment, options.operators, options.names)
 
 
-async def _people(storage: "Storage", gates: Gates, folder: Path, say: Callable[[str], None]) -> "Operators":
-    """Who signs in at a controller that keeps something; its audit log hears of the gates too. Raises StartError."""
+async def _people(storage: "Storage", folder: Path, say: Callable[[str], None]) -> "Operators":
+    """Who signs in at a controller that keeps something. Raises StartError."""
     try:
         from parkfleet.controller.database import UNAVAILABLE
         from parkfleet.controller.first_admin import open_operators
-        from parkfleet.controller.witness import Witness
     except ModuleNotFoundError as error:
         told = "--data needs the controller's own packages"
         raise StartError(f"{told} ({error.name} is missing): pip install 'parkfleet[controller]'") from None
     try:
-        operators = await open_operators(storage, folder, say)
+        return await open_operators(storage, folder, say)
     except UNAVAILABLE as error:
         raise StartError(str(error)) from None
-    gates.house.witness = Witness(operators.audit, operators.refusals)
-    return operators
 
 
 def _replica_name(options: ControllerOptions) -> str:

@@ -72,6 +72,7 @@ class ControllerServer:
         self.door = door or Admission()
         self.load = Load(self.door)
         self.desk = Desk()
+        self.desk.elsewhere = self.fleet.elsewhere
         self.pulse = Pulse(self)
         self._storage = storage
         self._operators = operators
@@ -131,6 +132,7 @@ class ControllerServer:
         add_FleetServicer_to_server(FleetService(self.fleet, self.delivery), operators)
         add_RemoteHandsServicer_to_server(RemoteHandsService(self.desk), operators)
         if house is not None:
+            house.witness = self._operators.witness if self._operators else None
             add_identity(house, listeners, lambda: self.fleet.now().wall_ms)
         await listeners.start()
         await self._tasks.__aenter__()

@@ -163,7 +163,7 @@ async def test_box_that_was_off_past_its_certificates_end_comes_back(tmp_path: P
             await eventually(lambda: "gateway p1/gw-02 was revoked on" in bad.said())
             assert "stolen from hall 3" in bad.said()
             log = controller.child.output()
-            assert "enrolment/reclaim from" in log and "p1/gw-02 was revoked on" in log
+            assert "Enrolment/Reclaim from" in log and "p1/gw-02 was revoked on" in log
             assert not await is_online(controller, "gw-02")
 
 

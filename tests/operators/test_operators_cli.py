@@ -235,6 +235,23 @@ async def test_verify_finds_what_was_done_to_the_database(controller: Guarded, t
     assert code == 3 and "NOT whole" in err
 
 
+async def test_enrolments_are_told(controller: Guarded, tmp_path: Path) -> None:
+    """Which join token opened the door, for whom, from where; and who tried one that did not. No token stands there."""
+    token = await controller.token("p1")
+    for name, expected in (("a", 0), ("b", 3)):  # the token has one use
+        (tmp_path / name).mkdir()
+        code, _, err = await controller.enrol(token, tmp_path / name / "gateway.yaml", "--gateway", f"gw-{name}")
+        assert code == expected, err
+    entries = json.loads(await controller.fleet("audit", "list", "--action", "Enrolment/", "--json"))
+    assert [(one["result"], one["target"], one["scope"]) for one in entries] == [
+        ("refused", "gateway /gw-b", ""),
+        ("done", "gateway p1/gw-a", "park/p1"),
+    ]
+    assert all(one["via"].startswith("join token ") and one["peer"] == "127.0.0.1" for one in entries)
+    assert "has been used 1 of 1 times" in entries[0]["detail"]
+    assert token not in str(json.loads(await controller.fleet("audit", "list", "--json")))
+
+
 async def test_somebody_on_the_machine_lets_an_admin_in_again(controller: Guarded, tmp_path: Path) -> None:
     """Beside the controller that runs; told in the audit log; also one who was locked out for failing too often."""
     for _ in range(6):
