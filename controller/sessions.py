@@ -108,7 +108,7 @@ class AgentSessions(AgentSessionServicer):
         try:
             credential = shown_credential(self._house, context)
         except GateError as error:
-            await refuse(context, error, "a session")
+            await refuse(self._house, context, error, "AgentSession/Connect")
         stream = SessionStream(self._fleet, context, self._door, self._desk, self._hello_s, self._delivery, credential)
         self._house.deny.opened(credential.serial, stream.revoked)
         try:
