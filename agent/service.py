@@ -254,7 +254,7 @@ class AgentService:
             await self._buffer.append(
                 NewBatch(packed, schema.id, CODEC, body, batch.readings, batch.first_ts, batch.last_ts)
             )
-            self._schema.took(batch.rows)
+            self._schema.took(batch.rows, self._forwarder.most_bytes)
 
 
 def learned_store(configuration: Configuration) -> LearnedStore:
