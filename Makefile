@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := $(wildcard native/*.pyx native/*.pxd native/*.py proto/*.proto) setup.py pyproject.toml
 
-.PHONY: help demo test check build bench-codec codec-prior bench-plan bench-engine bench-drain bench-writes bench-rules \
+.PHONY: help demo test check build bench-codec codec-prior bench-plan bench-engine bench-agent bench-writes bench-rules \
   fault-agent fuzz clean
 
 help:
@@ -14,7 +14,7 @@ help:
 	@echo "make check   ruff, mypy --strict, import rules"
 	@echo "make bench-plan   wire time of the read plan beside Telegraf's optimisations"
 	@echo "make bench-engine the line engine beside libmodbus, pymodbus, minimalmodbus (8 min; apt install libmodbus-dev)"
-	@echo "make bench-drain  a day's backlog to a local broker while fresh batches go on (1 min)"
+	@echo "make bench-agent  the whole agent beside ThingsBoard IoT Gateway: cost, rate, delay, memory, backlog (11 min)"
 	@echo "make bench-writes what a day of readings writes to an SD card (3 min)"
 	@echo "make bench-rules  what rules and deadbands cost a scan (1 min)"
 	@echo "make fault-agent  kill -9, lost brokers, partitions, full disks, damaged files: the account must come out (13 min)"
@@ -58,8 +58,14 @@ bench-engine: $(READY)
 	@$(BIN)/python -c 'import minimalmodbus' 2>/dev/null || $(BIN)/python -m pip install --quiet minimalmodbus
 	$(BIN)/python -m tests.benchmarks.bench_engine
 
-bench-drain: $(READY)
-	$(BIN)/python -m tests.benchmarks.bench_drain
+# ThingsBoard IoT Gateway installs pymodbus by itself when it starts; the version it wants is installed beforehand.
+build/thingsboard/.ready:
+	$(PYTHON) -m venv build/thingsboard
+	build/thingsboard/bin/pip install --quiet thingsboard-gateway==3.8.5 pymodbus==3.9.2 pyserial pyserial-asyncio
+	@touch $@
+
+bench-agent: $(READY) build/thingsboard/.ready
+	$(BIN)/python -m tests.benchmarks.bench_agent $(ARGS)
 
 bench-writes: $(READY)
 	$(BIN)/python -m tests.benchmarks.bench_writes

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
-from parkfleet.protocols.payload.series import Rows, Scan, has_value
+from parkfleet.protocols.payload.series import Rows, Scan
+from parkfleet.protocols.quality import WITH_VALUE
 
 #: Readings at which a batch is closed before its time: far below what a body may hold (4,000,000), 9 MB of memory.
 MAX_READINGS: Final = 1_000_000
@@ -35,7 +36,8 @@ class Batcher:
         rows.ts.append(scan.ts)
         rows.slots.extend(scan.slots)
         rows.quality.extend(scan.quality)
-        rows.texts.extend(scan.texts)
+        if scan.texts:
+            rows.texts.extend(scan.texts)
         self._readings += len(scan.quality)
         if self._readings >= MAX_READINGS:
             self._full.append(self._end())
@@ -48,6 +50,5 @@ class Batcher:
     def _end(self) -> OpenBatch:
         rows = [self._rows[entry] for entry in sorted(self._rows)]
         self._rows, self._readings = {}, 0
-        readings = sum(sum(map(has_value, row.quality)) for row in rows)
-        stamps = [ts for row in rows for ts in row.ts]
-        return OpenBatch(rows, readings, min(stamps), max(stamps))
+        readings = sum(row.quality.count(code) for row in rows for code in WITH_VALUE)
+        return OpenBatch(rows, readings, min(min(row.ts) for row in rows), max(max(row.ts) for row in rows))

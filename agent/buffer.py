@@ -56,12 +56,14 @@ class Buffer:
     def __init__(
         self, path: Path, config: BufferConfig, emit: Emit | None = None, joined: int = READINGS_AT_ONCE
     ) -> None:
-        """emit: gets an event's kind, text and data; called where append() is. Default: the log.
+        """emit: gets an event's kind, text and data; called where open() and append() are. Default: the log.
 
         joined: readings of what is joined while it waits, at most.
         """
         self._joined = joined
         self._losses = Losses(emit)
+        self._emit = emit
+        self._notes: list[tuple[str, str, dict[str, object]]] = []  # events of the thread
         self._path = path
         self._config = config
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="buffer")
@@ -77,11 +79,16 @@ class Buffer:
     async def open(self) -> None:
         """Opens the store, or falls back to memory; never raises for a bad disk or file."""
         await self._run(self._open_disk)
+        self._tell()
 
-    async def append(self, batch: NewBatch) -> None:
-        """Stores a batch; on return it survives a power cut (unless `trouble` says otherwise)."""
-        await self._run(lambda: self._append(batch))
+    async def append(self, batch: NewBatch | Callable[[], NewBatch]) -> None:
+        """Stores a batch; on return it survives a power cut (unless `trouble` says otherwise).
+
+        batch: or what makes it, called in the buffer's thread.
+        """
+        await self._run(lambda: self._append(batch() if callable(batch) else batch))
         self._losses.tell()
+        self._tell()
         self._arrived.set()
 
     async def waiting(self, span: Callable[[int], Span], limit: int) -> list[StoredBatch]:
@@ -189,6 +196,17 @@ class Buffer:
 
         return await self._run(guarded)
 
+    def _note(self, kind: str, text: str, **data: object) -> None:
+        """Something the fleet should hear of; from the buffer's thread."""
+        log.error("buffer: %s", text)
+        self._notes.append((kind, text, data))
+
+    def _tell(self) -> None:
+        notes, self._notes = self._notes, []
+        for kind, text, data in notes:
+            if self._emit is not None:
+                self._emit(kind, text, data)
+
     def _forget_schema(self, schema_id: int) -> None:
         for store in self._stores():
             store.forget_schema(schema_id)
@@ -204,14 +222,15 @@ class Buffer:
                 self._open_left_behind()
             except NewerStoreError as error:
                 beside = self._path.with_name(f"{self._path.name}.v{SCHEMA_VERSION}")
-                log.error("buffer: %s; it is left as it is, %s is used instead", error, beside)
+                told = f"{error}; it is left as it is, {beside} is used instead"
+                self._note("buffer-newer", told, file=self._path.name, used=beside.name)
                 self._disk = self._open_store(beside)
             self._room = Room(self._disk, self._config.keep, self._joined)
         except (StoreError, OSError) as error:
             self._use_memory(str(error))
             return
         if self.trouble:
-            log.info("buffer: %s is used again", self._path)
+            self._note("buffer-disk", f"{self._path} is used again", file=self._path.name)
         self.trouble = ""
 
     def _open_store(self, path: Path) -> Store:
@@ -221,7 +240,9 @@ class Buffer:
             return Store.open(path, config.retain, config.max_bytes, config.min_free)
         except ForeignStoreError as error:
             aside = self._move_aside(path)
-            log.error("buffer: %s; moved to %s, starting a new one", error, aside)
+            self._note(
+                "buffer-aside", f"{error}; moved to {aside}, a new one is begun", file=path.name, aside=aside.name
+            )
             return Store.open(path, config.retain, config.max_bytes, config.min_free)
 
     def _open_left_behind(self) -> None:
@@ -297,7 +318,9 @@ class Buffer:
             self._disk.close()
         self._disk = self._room = None
         try:
-            log.error("buffer: %s is damaged: %s; moved to %s", self._path, error, self._move_aside(self._path))
+            aside = self._move_aside(self._path)
+            told = f"{self._path} is damaged: {error}; moved to {aside}, a new one is begun"
+            self._note("buffer-aside", told, file=self._path.name, aside=aside.name)
         except OSError as reason:
             return self._use_memory(f"{self._path} is damaged, and cannot be moved aside: {reason.strerror}")
         return self._open_disk()
@@ -312,7 +335,8 @@ class Buffer:
         if self._memory is None:
             self._memory = Store.in_memory(self._config.retain, MEMORY_BYTES)
         if reason != self.trouble:
-            log.error("buffer: %s; batches are kept in memory until it works: a restart would lose them", reason)
+            told = f"{reason}; batches are kept in memory until it works: a restart would lose them"
+            self._note("buffer-memory", told, file=self._path.name)
         self.trouble = reason
 
     def _waiting(self, span: Callable[[int], Span], limit: int) -> list[StoredBatch]:

@@ -120,72 +120,67 @@ def run(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Poll the meters, keep their readings, forward them. Runs until stopped."""
-    import asyncio
-
-    from parkfleet.agent.applying import ManagedAgent, begin_anew, run_managed
-    from parkfleet.agent.control import AgentRunningError
-    from parkfleet.agent.control_messages import socket_path
-    from parkfleet.agent.journal import Journal
-    from parkfleet.protocols.document import DocumentError
-    from parkfleet.protocols.logs import LEVELS, configure_logging
+    from parkfleet.agent.lean import become
+    from parkfleet.protocols.logs import LEVELS
 
     if log_level not in LEVELS:
         raise typer.BadParameter(f"expected {', '.join(LEVELS)}, got {log_level!r}", param_hint="--log-level")
-    configure_logging(log_level)
-    try:
-        agent = ManagedAgent(config)
-    except DocumentError as error:
-        typer.echo(str(error), err=True)
-        typer.echo(f"not started: mend {config} (see `parkfleet agent check`)", err=True)
-        raise typer.Exit(1) from None
-    Journal(socket_path(agent.configuration).parent).keep()
-    try:
-        asyncio.run(run_managed(agent))
-    except AgentRunningError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(3) from None
-    if agent.restart_wanted:
-        begin_anew()
+    become("parkfleet.agent.process", str(config), log_level)
 
 
 _EXAMPLE_PROFILES = """Examples:
 
     parkfleet agent profiles
 
-    parkfleet agent profiles heat --json"""
+    parkfleet agent profiles schneider energy_import
+
+    parkfleet agent profiles --medium heat --json
+
+Exit code 1: nothing matches, or a profile in your folders has mistakes."""
 
 
 @app.command(epilog=_EXAMPLE_PROFILES)
 def profiles(
-    search: Annotated[str, typer.Argument(help="Only those whose name, title or medium has this word.")] = "",
+    words: Annotated[
+        list[str] | None, typer.Argument(help="Only those in whose name, title, medium or points each word is.")
+    ] = None,
+    medium: Annotated[str, typer.Option(help="Only power, water, heat, gas or other.")] = "",
     folder: Annotated[list[Path] | None, typer.Option(help="Your own folders, searched first.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list, for scripts.")] = False,
 ) -> None:
-    """List the meter models that can be read."""
+    """List and search the meter models that can be read."""
+    from typing import get_args
+
     from parkfleet.protocols.document import DocumentError
     from parkfleet.protocols.library import load_profile, profile_names
+    from parkfleet.protocols.profile import Medium
 
-    folders = folder or []
-    found = []
+    if medium and medium not in get_args(Medium):
+        raise typer.BadParameter(f"expected {', '.join(get_args(Medium))}, got {medium!r}", param_hint="--medium")
+    folders, found, broken = folder or [], [], False
     for name in profile_names(folders):
         try:
             profile = load_profile(name, folders)
         except DocumentError as error:
             typer.echo(str(error), err=True)
+            broken = True
             continue
-        text = " ".join([profile.profile, profile.medium, *profile.title.values()])
-        if search.lower() in text.lower():
+        ids = [own.id for own in profile.quantities]
+        text = " ".join([profile.profile, profile.medium, *profile.title.values(), *ids]).lower()
+        if medium in ("", profile.medium) and all(word.lower() in text for word in words or ()):
             found.append(profile)
     if as_json:
-        keys = ("profile", "medium", "title", "source")
-        rows = [{key: getattr(profile, key) for key in keys} | {"points": len(profile.points)} for profile in found]
+        keys = ("profile", "medium", "title", "source", "notes", "identity")
+        rows = [{key: getattr(profile, key) for key in keys} | {"points": profile.delivered} for profile in found]
         typer.echo(json.dumps(rows, ensure_ascii=False))
-        return
-    for profile in found:
-        title = profile.title.get("en", "")
-        typer.echo(f"{profile.profile:28} {profile.medium:6} {len(profile.points):3} points  {title}")
-    if not found:
-        typer.echo(f"no profile matches {search!r}; docs/profiles.md tells how to write one", err=True)
+    else:
+        for profile in found:
+            title = profile.title.get("en", "")
+            typer.echo(f"{profile.profile:28} {profile.medium:6} {len(profile.delivered):3} points  {title}")
+        if not found:
+            what = " ".join([*(words or ()), medium]).strip()
+            typer.echo(f"no profile matches {what!r}; docs/profiles.md tells how to write one", err=True)
+    if broken or not found:
         raise typer.Exit(1)
 
 

@@ -8,6 +8,7 @@ import ctypes
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Final, Protocol
 
 from parkfleet.protocols.payload.series import Scan
@@ -51,7 +52,7 @@ class SystemTime:
     def synchronised(self) -> bool:
         """adjtimex(2): the kernel's own flag, which chrony, ntpd and systemd-timesyncd keep."""
         state = (ctypes.c_byte * 512)()  # struct timex; modes, its first member, is 0: nothing is changed
-        if ctypes.CDLL(None).adjtimex(ctypes.byref(state)) == -1:
+        if _library().adjtimex(ctypes.byref(state)) == -1:
             return False  # refused, as in some containers: nobody vouches for the clock
         status = ctypes.c_int.from_buffer(state, 5 * ctypes.sizeof(ctypes.c_long)).value
         return not status & _STA_UNSYNC
@@ -170,6 +171,12 @@ class ClockGate:
 
     def _now_offset(self) -> float:
         return self.source.wall() - self.source.since_boot()
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    """The C library."""
+    return ctypes.CDLL(None)
 
 
 def _moved(scan: Scan, step: float) -> Scan:

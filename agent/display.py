@@ -46,6 +46,9 @@ _SPELLINGS: Final = {unit.lower(): unit for unit in _UNITS if not unit.startswit
 }
 #: A transformer that nobody has told of is as likely as a wrong order.
 _RATIO_COST: Final = 1.0
+#: A meter of 100,000 kWh at 100 kW counts 1 kWh in half a minute; one of few kWh some of its last digits.
+_GROWN: Final = 1e-5
+_GROWN_DIGITS: Final = 3
 #: Ratios lie 4 % apart: what is read less exactly settles none.
 _RATIO_SPREAD: Final = 0.02
 
@@ -76,6 +79,11 @@ class Shown(msgspec.Struct, frozen=True):
         """The display may round or cut, and the meter goes on counting: one of its last digit."""
         return 1.0 * 10.0 ** int(self.value.as_tuple().exponent)
 
+    @property
+    def growth(self) -> float:
+        """By how much a counter may have gone on since it was read off: a minute or so."""
+        return max(_GROWN_DIGITS * self.tolerance, _GROWN * abs(float(self.value)))
+
 
 class Match(msgspec.Struct, frozen=True):
     """One display value explained by one quantity."""
@@ -100,7 +108,7 @@ class Explanation(msgspec.Struct, frozen=True):
     weight: float  # the same without measure: more points say more
     ct: str = ""  # the transformers before the meter, such as 200/5
     pt: str = ""
-    is_primary: bool = False  # the registers say what the display shows of a value that transformers would change
+    direct: tuple[RatioName, ...] = ()  # what would change a value of which the registers say what the display shows
 
     @property
     def as_is(self) -> bool:
@@ -153,8 +161,9 @@ def sentence(explanation: Explanation) -> str:
         changes.append(f"scale x 10^{exponent} for {unit or 'values without a unit'}")
     changes += [f"{name} {ratio}" for name, ratio in (("ct", explanation.ct), ("pt", explanation.pt)) if ratio]
     what = ", ".join(changes) or "as the profile says"
-    if explanation.is_primary:
-        what += ", without ct and pt: no transformer is before the meter, or it applies its ratio by itself"
+    if explanation.direct:
+        names = " and ".join(explanation.direct)
+        what += f", without {names}: no such transformer is before the meter, or it applies the ratio by itself"
     seen = "; ".join(f"{match.shown} is {match.point} at {match.address}" for match in explanation.matches)
     return f"{what} ({seen})"
 
@@ -174,7 +183,8 @@ def _explanations(image: Image, shown: Sequence[Shown]) -> Iterator[Explanation]
             if matches:
                 cost = abs(shift) + (order is not None) + sum(_cost(match.exponent) for match in matches)
                 cost += _RATIO_COST * (bool(ct) + bool(pt))
-                direct = not ct and not pt and any(_takes(image, match.point) for match in matches)
+                taken = {name for match in matches for name in _takes(image, match.point)}
+                direct = tuple(sorted(taken)) if not ct and not pt else ()
                 found = (image.profile.profile, shift, order, tuple(matches), round(cost, 2), fit, weight)
                 yield Explanation(*found, ct, pt, direct)
 
@@ -194,9 +204,11 @@ def _match(
         factor = _factor(own, ct, pt)
         value *= factor
         spread = 0.0 if factor == 1 else factor * _resolution(own)  # what the meter itself counts more finely
+        grown = shown.growth if own.kind == "counter" else 0.0
         for exponent in EXPONENTS:
             unit = 10.0 ** (exponent - power)
-            if abs(value * unit - float(shown.value)) <= shown.tolerance + spread * unit:
+            apart, least = value * unit - float(shown.value), shown.tolerance + spread * unit
+            if -least <= apart <= least + grown:
                 text = f"{shown.value} {shown.unit}".strip()
                 found.append(Match(text, own.id, _address(image, own) + shift, value, own.unit, exponent))
                 break
@@ -210,7 +222,7 @@ def _ratios(image: Image, values: dict[str, float], shown: Sequence[Shown]) -> l
         for own in image.numbers
         for one in shown
         if (value := values.get(own.id)) and one.value and (power := _power(one.unit, own.unit)) is not None
-        if (tolerance := one.tolerance / abs(float(one.value)) + _resolution(own) / abs(value)) <= _RATIO_SPREAD
+        if (tolerance := _relative(one, own, value)) <= _RATIO_SPREAD
     ]
     pts = {""} | {usual(USUAL_PT, factor, tolerance) for names, factor, tolerance in factors if names == ["pt"]}
     cts = {""} | {
@@ -220,6 +232,12 @@ def _ratios(image: Image, values: dict[str, float], shown: Sequence[Shown]) -> l
         for pt in (pts if "pt" in names else {""})
     }
     return sorted(product(cts, pts), key=lambda pair: (bool(pair[0]) + bool(pair[1]), pair))
+
+
+def _relative(shown: Shown, own: Point | Derived, value: float) -> float:
+    """How exactly a display and a register say how many times the one is the other."""
+    read_off = shown.tolerance + (shown.growth if own.kind == "counter" else 0.0)
+    return read_off / abs(float(shown.value)) + _resolution(own) / abs(value)
 
 
 def _takes(image: Image, id: str) -> list[RatioName]:

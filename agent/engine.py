@@ -12,14 +12,15 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from parkfleet.agent.activity import LineStatus, MeterActivity, OnFailure, OnScan
-from parkfleet.agent.engine_spec import NS, line_spec, meter_spec
+from parkfleet.agent.engine_spec import NS, line_spec, meter_spec, ring_bytes
 from parkfleet.agent.plan import LinePlan, MeterPlan
 from parkfleet.agent.poller import REOPEN_S
+from parkfleet.agent.records import Layout, MeterRecords
 from parkfleet.agent.transport import LineDownError, open_port
 from parkfleet.agent.usb_serial import advise
 from parkfleet.agent.zone import UTC, Zone
@@ -27,90 +28,20 @@ from parkfleet.native.engine import Engine
 from parkfleet.native.spec import LineCounters, Record
 from parkfleet.protocols.payload.series import Scan
 from parkfleet.protocols.pcapng import Piece
-from parkfleet.protocols.quality import EXCEPTION, Quality, quality_name
-from parkfleet.protocols.readplan import PlannedRequest
 
 log = logging.getLogger(__name__)
 
-#: What a gateway box answers for a meter that it cannot reach.
-UNREACHED: Final = frozenset({EXCEPTION | 10, EXCEPTION | 11})
 #: How long scans under way may take to end after stop(). Seconds.
 STOP_S: Final = 1.5
 #: A change of the local clock is told to the engine so long before it. Seconds.
 ZONE_AHEAD_S: Final = 5.0
+#: The zone is looked at so often. Seconds; below ZONE_AHEAD_S.
+LOOK_S: Final = 2.0
+#: The engine tells of finished scans at most so often: each time wakes the event loop. A batch that is closed meanwhile
+#: has them all the same (gather()).
+NOTIFY_NS: Final = 50_000_000
 #: How long a guest waits for the scans under way to end. Seconds.
 LEND_S: Final = 10.0
-
-
-class _Layout:
-    """What the records of one tag hold."""
-
-    def __init__(self, plan: MeterPlan, due: int) -> None:
-        """due: bits of the plan's groups."""
-        self.plan = plan
-        self.requests = plan.asked(due)
-        self.entries = plan.entries(due)
-        self.texts = _text_slices(plan, self.requests)
-        asked = frozenset(index for planned in self.requests for index in planned.points)
-        self.asked = None if len(asked) == len(plan.points) else asked  # None: all columns
-
-
-@dataclass
-class _Meter:
-    """One meter, and what was last said of it."""
-
-    plan: MeterPlan
-    status: LineStatus
-    last_ts: int = 0
-    told: str = ""
-    failing: frozenset[int] = frozenset()  # layouts (their ids) of whose latest record a request failed
-
-    def outcomes(self, record: Record, layout: _Layout) -> list[int]:
-        """A quality code for each request, 0 for one that was answered with values."""
-        return [
-            Quality.GOOD if ms else record.quality[planned.points[0]]
-            for ms, planned in zip(record.answers, layout.requests, strict=True)
-        ]
-
-    def scans(self, record: Record, layout: _Layout) -> list[Scan]:
-        """The record as the agent's buffer wants it: a scan for each entry that is due."""
-        answered = min((ms for ms in record.answers if ms), default=None)
-        strings = tuple(
-            _text(record.texts[part]) if part and record.quality[column] == Quality.GOOD else None
-            for column, part in layout.texts.items()
-        )
-        quality = record.quality if not self.plan.refused else _with_refused(record.quality, self.plan.refused)
-        ts = self._timestamp(record.slot_ms, answered)
-        return [Scan(entry, ts, record.slots, quality, strings) for entry in layout.entries]
-
-    def _timestamp(self, slot_ms: int, answered_ms: int | None) -> int:
-        """ms UTC: the slot when the answer came close to it; never backwards in a series."""
-        config = self.plan.config
-        exact = slot_ms if answered_ms is None else answered_ms
-        ts = slot_ms if abs(exact - slot_ms) <= config.snap_seconds * 1000 else exact
-        if self.last_ts - 1000 * config.interval < ts <= self.last_ts:
-            ts = self.last_ts + 1
-        self.last_ts = ts
-        return ts
-
-    def note(self, quality: bytes, asked: frozenset[int] | None) -> None:
-        """Keeps the status, and tells a new kind of failure once. asked: the columns that were; None: all."""
-        config = self.plan.config
-        codes = set(quality) if asked is None else {quality[index] for index in asked}
-        bad = codes - {Quality.GOOD, Quality.INVALID}
-        if not bad:
-            self.status.meters_bad.discard(config.id)
-            if self.told:
-                log.info("meter %s (line %s, unit %d) answers again", config.id, config.line, config.unit)
-                self.told = ""
-            return
-        if not any(code == Quality.GOOD or (code & EXCEPTION and code not in UNREACHED) for code in quality):
-            self.status.meters_bad.add(config.id)
-        cause = min(bad, key=lambda code: (code == Quality.SKIPPED, code))
-        self.status.errors[quality_name(cause)] += 1
-        if cause != Quality.DISCONNECTED and quality_name(cause) != self.told:
-            self.told = quality_name(cause)
-            log.warning("meter %s (line %s, unit %d): %s", config.id, config.line, config.unit, self.told)
 
 
 @dataclass
@@ -145,31 +76,35 @@ class LineEngine:
         self._on_scan = on_scan
         self._on_failure = on_failure
         self._zone, self._ahead = zone, 0.0
-        self._engine = Engine(lines=max(1, len(self._plans)))
-        self._meters: dict[str, _Meter] = {}  # by id
-        self._tags: dict[int, tuple[_Meter, _Layout]] = {}  # of the records that may come
+        ring = ring_bytes(meter for line in self._plans for meter in line.meters)
+        self._engine = Engine(lines=max(1, len(self._plans)), ring_bytes=ring, notify_ns=NOTIFY_NS)
+        self._meters: dict[str, MeterRecords] = {}  # by id
+        self._tags: dict[int, tuple[MeterRecords, Layout]] = {}  # of the records that may come
         self._next_tag = 0
         self._lines: list[_Line] = []
         self._tapped_line: _Line | None = None
         self._added = asyncio.Event()
         self._ended = False
-        self._changed = asyncio.Event()
+        self._over = asyncio.Event()  # the thread has nothing more to do
+        self._changed = asyncio.Event()  # lines went up or down
         self._changes = 0
         self.statuses = {line.config.id: LineStatus(line.config.id) for line in self._plans}
 
     async def run(self) -> None:
         """Polls until stop(), or until cancelled; scans under way are finished and handed on."""
         loop = asyncio.get_running_loop()
-        thread = threading.Thread(target=self._engine.run, name="line engine")
+        thread = threading.Thread(target=self._work, args=[loop], name="line engine")
         reopening = None
         try:
             self._follow_zone()
             await self._add_lines()
             self._added.set()
-            loop.add_reader(self._engine.results_fd, self._take)
+            loop.add_reader(self._engine.results_fd, self.gather)
             thread.start()
             reopening = asyncio.create_task(self._reopen_for_ever(), name="ports")
-            await self._joined(thread)
+            await self._over.wait()
+            thread.join()
+            self.gather()
         finally:
             if reopening is not None:
                 reopening.cancel()
@@ -304,25 +239,22 @@ class LineEngine:
                 await line.lent.wait()
 
     def refresh(self) -> None:
-        """Brings `statuses` up to date."""
+        """Brings `statuses` up to date. What they count has been handed on."""
         if not self._ended:
             self._refresh()
+            self.gather()
 
     @property
     def overruns(self) -> int:
         """Scans lost because this side did not take them in time."""
         return self._engine.overruns
 
-    async def _joined(self, thread: threading.Thread) -> None:
-        """Returns when the thread has ended: it raises results_fd as its last deed."""
-        while thread.is_alive():
-            self._changed.clear()
-            try:
-                async with asyncio.timeout(1.0):
-                    await self._changed.wait()
-            except TimeoutError:
-                self._refresh()
-        self._take()
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The thread."""
+        try:
+            self._engine.run()
+        finally:
+            loop.call_soon_threadsafe(self._over.set)
 
     def _follow_zone(self) -> None:
         """Slots lie on the local clock: a change of it is told ahead, so that the slot at the change is a new one."""
@@ -336,7 +268,7 @@ class LineEngine:
         if thread.is_alive():
             self._engine.stop(0)
             thread.join()
-            self._take()
+            self.gather()
         self._refresh()
         self._ended = True
         self._engine.close()
@@ -353,7 +285,7 @@ class LineEngine:
             line = _Line(plan, index, self.statuses[plan.config.id])
             self._lines.append(line)
             for meter in plan.meters:
-                self._meters[meter.config.id] = _Meter(meter, line.status)
+                self._meters[meter.config.id] = MeterRecords(meter, line.status)
                 self._tag(meter)
             if serial:
                 self._open(line)
@@ -362,7 +294,7 @@ class LineEngine:
         """The first of the tags for the records that come of a plan, one for each case of groups that are due."""
         tag = self._next_tag
         for due in range(plan.all_due + 1):
-            self._tags[tag + due] = self._meters[plan.config.id], _Layout(plan, due)
+            self._tags[tag + due] = self._meters[plan.config.id], Layout(plan, due)
         self._next_tag += plan.all_due + 1
         return tag
 
@@ -396,6 +328,7 @@ class LineEngine:
 
     async def _reopen_for_ever(self) -> None:
         while True:
+            self._changed.clear()
             self._follow_zone()
             now = time.monotonic()
             due = [line for line in self._lines if line.reopen_at and line.reopen_at <= now]
@@ -403,33 +336,27 @@ class LineEngine:
                 if line in self._lines:
                     await self._renew(line)
             waiting = [line.reopen_at for line in self._lines if line.reopen_at]
-            await asyncio.sleep(max(0.05, min(waiting, default=now + REOPEN_S[0]) - now))  # the pause itself
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.05, min(waiting, default=now + LOOK_S) - now)):
+                    await self._changed.wait()
 
-    def _take(self) -> None:
-        """Hands finished scans on."""
+    def gather(self) -> None:
+        """Hands on the scans that have finished: done when the engine tells of some, and before a batch is closed."""
+        if self._ended:
+            return
         for fields in self._engine.take():
-            record = Record(*fields)
-            meter, layout = self._tags[record.tag]
-            if layout.plan is not meter.plan:  # the first record of a new plan
-                meter.plan, meter.failing = layout.plan, frozenset()
-            self._tell_failure(meter, record, layout)
-            meter.note(record.quality, layout.asked)
-            for scan in meter.scans(record, layout):
-                self._on_scan(scan)
+            tag, slot_ms, answers, slots, quality, _, _ = fields
+            meter, layout = self._tags[tag]
+            if quality == layout.good and meter.well and layout.plan is meter.plan:
+                ts = meter.timestamp(slot_ms, answers, layout)
+                for entry in layout.entries:
+                    self._on_scan(Scan(entry, ts, slots, layout.good_told))
+            else:
+                meter.take(Record(*fields), layout, self._on_scan, self._on_failure)
         if self._engine.changes != self._changes:
             self._changes = self._engine.changes
             self._refresh()
-        self._changed.set()
-
-    def _tell_failure(self, meter: _Meter, record: Record, layout: _Layout) -> None:
-        if self._on_failure is None:
-            return
-        kind = id(layout)
-        outcomes = meter.outcomes(record, layout) if any(record.quality) or kind in meter.failing else []
-        failing = any(outcomes)
-        if failing or kind in meter.failing:
-            self._on_failure(layout.plan, layout.requests, outcomes)
-            meter.failing = meter.failing | {kind} if failing else meter.failing - {kind}
+            self._changed.set()
 
     def _refresh(self) -> None:
         """The engine's counters into the lines' statuses; what became of the lines is told."""
@@ -478,35 +405,6 @@ async def resolve(host: str, port: int) -> bytes:
         return struct.pack("=H", family) + struct.pack(">H4s8x", port, packed)
     scope = address[3] if len(address) > 3 else 0
     return struct.pack("=H", family) + struct.pack(">HI16s", port, 0, packed) + struct.pack("=I", int(scope))
-
-
-def _with_refused(quality: bytes, refused: Mapping[int, int]) -> bytes:
-    """Points that are not asked say what the meter says when they are."""
-    return bytes(refused.get(i, code) if code == Quality.SKIPPED else code for i, code in enumerate(quality))
-
-
-def _string_columns(plan: MeterPlan) -> list[int]:
-    return [column for column, point in enumerate(plan.points) if point.type == "string"]
-
-
-def _text_slices(plan: MeterPlan, requests: Sequence[PlannedRequest]) -> dict[int, slice | None]:
-    """Where each string column's bytes lie: the engine lays them out in the order of the requests' fields.
-
-    None for a column that is not asked for.
-    """
-    at = 0
-    found: dict[int, slice | None] = dict.fromkeys(_string_columns(plan))
-    for planned in requests:
-        for column in planned.points:
-            if column in found:
-                size = 2 * plan.points[column].count
-                found[column] = slice(at, at + size)
-                at += size
-    return found
-
-
-def _text(data: bytes) -> str:
-    return data.split(b"\0")[0].decode("utf-8", "replace").strip()
 
 
 def _reason(error: int) -> str:

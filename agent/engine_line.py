@@ -95,9 +95,10 @@ class EngineLine:
                 self._engine.wake(meter.config.id)
                 return
 
-    def _hold(self, unit: int, seconds: float) -> None:
-        """For so long an answer may come that nobody waits for: RTU has no transaction id to know it by."""
+    def _hold(self, unit: int, waited: float) -> None:
+        """An answer may come that nobody waits for: RTU has no transaction id to know it by. waited: seconds."""
         if self._plan.address.kind == "serial":
+            seconds = max(waited, 2 * float(self._plan.config.timeout) - waited)
             self._held_until[unit] = time.monotonic() + seconds
             self._engine.hold(self._plan.config.id, unit, seconds)
 

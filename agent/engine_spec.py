@@ -1,5 +1,6 @@
 """Engine spec: an agent's plan as the native engine is told it, in numbers."""
 
+from collections.abc import Iterable
 from typing import Final
 
 from parkfleet.agent.plan import LinePlan, MeterPlan
@@ -22,6 +23,12 @@ KINDS: Final = {"serial": SERIAL, "tcp": TCP, "rtu+tcp": RTU_TCP}
 #: A learned time-out is at least so much above the meter's turnaround, in nanoseconds. Over a network a lost segment
 #: is sent again after 200 ms (Linux, TCP_RTO_MIN): that must not look like a dead meter.
 LEAST_TIMEOUT_NS: Final = {SERIAL: 20_000_000, TCP: 300_000_000, RTU_TCP: 300_000_000}
+
+#: Scans of so many seconds, and twice each meter's, have room until the event loop takes them. It may be busy for long
+#: with a large batch.
+RING_S: Final = 5.0
+#: Bounds of that room, in bytes: a power of two.
+RING_BYTES: Final = (2**18, 2**24)
 
 
 def field_spec(point: Point, column: int, address: int) -> FieldSpec:
@@ -69,6 +76,19 @@ def _variant(plan: MeterPlan, tag: int, due: int) -> MeterSpec:
         offset_ns=round(plan.offset_s * NS),
         gap_ns=round(plan.gap_s * NS),
     )
+
+
+def ring_bytes(meters: Iterable[MeterPlan]) -> int:
+    """Room for the scans that wait to be taken: a power of two."""
+    needed = sum(_record_bytes(meter) * max(2.0, RING_S / meter.config.interval) for meter in meters)
+    least, most = RING_BYTES
+    return min(max(least, 1 << (int(needed) - 1).bit_length()) if needed else least, most)
+
+
+def _record_bytes(plan: MeterPlan) -> int:
+    """Of a scan, about: native/results.pxd."""
+    texts = sum(2 * point.count for point in plan.points if point.type == "string")
+    return 64 + 8 * len(plan.requests) + 9 * len(plan.points) + texts
 
 
 def line_spec(plan: LinePlan, first_tag: int, address: bytes = b"", fd: int = -1) -> LineSpec:

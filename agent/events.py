@@ -49,6 +49,8 @@ class Events:
         self._waiting = asyncio.Event()  # the store may have some
         self._unkept: deque[Event] = deque(maxlen=MOST_UNKEPT)  # the disk refused them
         self._pending = 0  # emitted, not yet kept
+        self._settled = asyncio.Event()  # none of them
+        self._settled.set()
         self._connected = False
         self._gone = asyncio.Event()  # all that were emitted are kept and, while connected, sent
         self._gone.set()
@@ -66,6 +68,7 @@ class Events:
         event = Event(time.time_ns() // 1_000_000, kind, text, meter, data or {})
         self._count(event)
         self._pending += 1
+        self._settled.clear()
         self._gone.clear()
         self._fresh.put_nowait(_Fresh(event, alarm))
 
@@ -82,6 +85,10 @@ class Events:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(AHEAD_S):
                 await self._gone.wait()
+
+    async def settled(self) -> None:
+        """Returns when all that were emitted are on the disk, or it has refused them."""
+        await self._settled.wait()
 
     async def run(self) -> None:
         """Keeps events on the disk, until cancelled."""
@@ -161,6 +168,8 @@ class Events:
             if not writing.result():
                 self._unkept.extend(one.event for one in fresh)
             self._pending -= len(fresh)
+            if not self._pending:
+                self._settled.set()
             self._wake()
 
     def _wake(self) -> None:

@@ -75,7 +75,7 @@ def stable_name(device: Path, links: Path = _BY_ID) -> Path:
 
 def settings_of(address: LineAddress) -> str:
     """Such as 9600 8N1; a TCP endpoint has none."""
-    return f"{address.baud} 8{address.parity}{address.stopbits}" if address.is_serial else address.name
+    return address.setting if address.is_serial else address.name
 
 
 class Part:

@@ -175,7 +175,8 @@ def status_table(status: Status) -> RenderableType:
         f"agent {status.version} of {status.park}/{status.gateway}, process {status.process},"
         f" up {_span(agent.uptime_s)}, {agent.rss_bytes / _MIB:.0f} MiB\n"
         f"broker {broker}; {agent.delivered.readings} readings delivered\n"
-        f"buffer {buffer.batches} batches, {buffer.readings} readings, {buffer.bytes / _MIB:.1f} MiB\n"
+        f"buffer {buffer.batches} batches, {buffer.readings} readings, {buffer.bytes / _MIB:.1f} MiB"
+        f"{_losses(buffer.thinned_readings, buffer.dropped_readings)}\n"
         f"meters {agent.meters_ok} answer, {agent.meters_bad} do not\n"
         f"events {', '.join(f'{count} {kind}' for kind, count in sorted(status.events.items())) or 'none'}\n"
         + (f"held back {status.held} readings within their deadbands\n" if status.held else "")
@@ -200,6 +201,11 @@ def status_table(status: Status) -> RenderableType:
     told = [Text(f"line {line.id} is overloaded: {line.overload}", style="yellow") for line in overloaded]
     told += [Text(f"line {line.id}: {line.advice}") for line in status.lines if line.advice]
     return Group(facts, table, *told, *map(_alarm, status.alarms))
+
+
+def _losses(thinned: int, dropped: int) -> str:
+    """What there was no room for."""
+    return f"; for want of room {thinned} readings thinned, {dropped} dropped" if thinned or dropped else ""
 
 
 def _alarm(alarm: Standing) -> Text:

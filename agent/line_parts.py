@@ -80,6 +80,7 @@ class LineParts:
     def __init__(self) -> None:
         self._parts: list[_Part] = []
         self._plan: Plan | None = None
+        self._overruns = 0  # of parts that are no more
         #: By id, in the plan's order: what may be asked of each line out of turn.
         self.lines: dict[str, LinePoller | EngineLine] = {}
         self._group: asyncio.TaskGroup | None = None
@@ -101,6 +102,16 @@ class LineParts:
             for line in plan.lines
         )
         return replace(plan, lines=kept)
+
+    def gather(self) -> None:
+        """Hands on what has been read by now."""
+        for part in self._parts:
+            part.polling.gather()
+
+    @property
+    def overruns(self) -> int:
+        """Scans lost because they were not taken in time, since the start."""
+        return self._overruns + sum(part.polling.overruns for part in self._parts)
 
     async def release(self, plan: Plan | None, within_s: float) -> None:
         """Whoever had the scans has no more of them, when this returns. Lines that a plan will not continue (None: all
@@ -160,6 +171,7 @@ class LineParts:
                 if id(line) not in kept:
                     part.polling.drop(line.config.id)
             part.lines = [line for line in part.lines if id(line) in kept]
+        self._overruns += sum(part.polling.overruns for part in self._parts if not part.lines)
         self._parts = [part for part in self._parts if part.lines]
 
     def _start(self, part: _Part) -> None:

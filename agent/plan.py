@@ -161,11 +161,20 @@ def make_plan(configuration: Configuration, learned: Mapping[str, Learned] | Non
     meters: dict[str, list[MeterPlan]] = {line.id: [] for line in gateway.lines}
     addresses = {line.id: parse_line_url(line.url).under(configuration.folder) for line in gateway.lines}
     derivations: dict[int, Derivation] = {}
+    kinds: dict[tuple[bytes, WireCost], tuple[MeterPlan, list[Derivation]]] = {}
     for config in gateway.meters:
-        profile = configuration.profiles[config.profile]
-        plain, delivered = _meter(config, profile, len(entries))
+        profile, line = configuration.profiles[config.profile], addresses[config.line]
         known = (learned or {}).get(config.id, NOTHING)
-        meters[config.line].append(with_learned(plain, profile, addresses[config.line], known))
+        kind = _kind(config), WireCost.of(line)
+        if known is NOTHING and kind in kinds:
+            like, delivered = kinds[kind]
+            meter = _another(like, config, len(entries))
+        else:
+            plain, delivered = _meter(config, profile, len(entries))
+            meter = with_learned(plain, profile, line, known)
+            if known is NOTHING:
+                kinds[kind] = meter, delivered
+        meters[config.line].append(meter)
         for derivation in delivered:
             if not derivation.is_identity:
                 derivations[len(entries)] = derivation
@@ -210,6 +219,28 @@ def _meter(config: MeterConfig, profile: Profile, entry: int) -> tuple[MeterPlan
         groups=tuple(groups),
     )
     return plan, derivations
+
+
+def _kind(config: MeterConfig) -> bytes:
+    """The same for meters that differ by name, line and unit only: they are planned once, and share what they can."""
+    return msgspec.msgpack.encode(msgspec.structs.replace(config, id="", line="", unit=0), enc_hook=float)
+
+
+def _another(like: MeterPlan, config: MeterConfig, entry: int) -> MeterPlan:
+    """The plan of a meter of the same kind as one of which nothing was learned."""
+
+    def asked(requests: tuple[PlannedRequest, ...]) -> tuple[PlannedRequest, ...]:
+        return tuple(replace(own, request=replace(own.request, unit=config.unit)) for own in requests)
+
+    variants = tuple(map(asked, like.variants))
+    return replace(
+        like,
+        config=msgspec.structs.replace(like.config, id=config.id, line=config.line, unit=config.unit),
+        entry=entry,
+        requests=variants[-1] if variants else asked(like.requests),
+        groups=tuple(replace(group, entry=group.entry - like.entry + entry) for group in like.groups),
+        variants=variants,
+    )
 
 
 def _changing(derivation: Derivation, points: tuple[Point, ...]) -> Derivation | None:

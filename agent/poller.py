@@ -110,7 +110,8 @@ class LinePoller:
             except (ModbusError, asyncio.CancelledError):
                 # On a serial line its late answer must not be taken for that of the unit's next request.
                 if meter is not None and self._plan.address.is_serial:
-                    meter.quiet_until = max(meter.quiet_until, time.monotonic() + waited)
+                    hold = max(waited, 2 * float(self._plan.config.timeout) - waited)
+                    meter.quiet_until = max(meter.quiet_until, time.monotonic() + hold)
                 raise
             self.wake(request.unit)
             return values
@@ -276,8 +277,9 @@ class LinePoller:
             self._silence.put_off(unit, max(self._reopen_at, now + REOPEN_S[0]))
         elif isinstance(error, AnswerTimeoutError) or self._silence.is_silent(unit):
             meter.cause = outcome(error)
-            # Nothing tells a late answer on a serial line from the meter's next one: as much time again passes.
-            hold = float(self._plan.config.timeout) if self._plan.address.is_serial else 0.0
+            # Nothing tells a late answer on a serial line from the meter's next one.
+            hold = 2 * float(self._plan.config.timeout) - took if self._plan.address.is_serial else 0.0
+            meter.quiet_until = max(meter.quiet_until, now + hold)
             self._silence.missed(unit, now, took, hold)
 
     def _tell_failure(self, meter: PolledMeter, plan: MeterPlan, due: int, outcomes: list[int]) -> None:

@@ -47,6 +47,16 @@ class Polling:
             self._engine.refresh()
         return [line.status for line in self.lines.values()]
 
+    def gather(self) -> None:
+        """Hands on what has been read by now: scans may wait up to 50 ms to be handed on together."""
+        if self._engine:
+            self._engine.gather()
+
+    @property
+    def overruns(self) -> int:
+        """Scans lost because they were not taken in time."""
+        return self._engine.overruns if self._engine else 0
+
     async def run(self) -> None:
         """Polls until stop(), or until cancelled."""
         async with asyncio.TaskGroup() as group:

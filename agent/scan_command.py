@@ -144,7 +144,8 @@ async def _surveyed(survey: Survey, open_line: Open) -> tuple[str, int]:
         count = len(survey.findings)
         return f"stopped; found so far: {count}", STOPPED
     except (LineDownError, ControlError) as error:
-        return str(error), LINE_DOWN
+        own = "parkfleet agent run" in str(error)
+        return f"{error}{', or have it scan: --line ID --config gateway.yaml' if own else ''}", LINE_DOWN
     finally:
         loop.remove_signal_handler(signal.SIGINT)
     return "", FOUND

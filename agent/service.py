@@ -4,10 +4,11 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from parkfleet import __version__
-from parkfleet.agent.batcher import Batcher
+from parkfleet.agent.batcher import Batcher, OpenBatch
 from parkfleet.agent.buffer import Buffer
 from parkfleet.agent.configuration import Configuration
 from parkfleet.agent.control import ControlSocket
@@ -28,6 +29,8 @@ from parkfleet.agent.trial import Observation
 from parkfleet.agent.trust import Trust
 from parkfleet.agent.watch import Watch
 from parkfleet.protocols.payload.codecs import CODEC, encode
+from parkfleet.protocols.payload.request import ReplayAnswer, ReplayRequest
+from parkfleet.protocols.payload.schema import Schema
 from parkfleet.protocols.payload.topics import GatewayTopics
 
 if TYPE_CHECKING:
@@ -71,6 +74,7 @@ class AgentService:
         self._polling = lines or LineParts()
         self._watch = Watch()
         self._session: SessionStatus | None = None
+        self._lost = self._polling.overruns  # scans, that have been told
         gateway = configuration.gateway
         self._timer = FlushTimer(float(gateway.buffer.flush))
         store = learned_store(configuration)
@@ -189,7 +193,7 @@ class AgentService:
             session = ControllerSession(
                 gateway.controller.url,
                 facts,
-                lambda: self._snapshots.take(latest),
+                lambda: self._snapshots.take(latest, len(self._trust.rules.standing())),
                 manager.state if manager else None,
                 on_desired=manager.offer if manager else None,
                 doers=Doers(self._configuration, control, manager.restart if manager else None).table(),
@@ -201,6 +205,10 @@ class AgentService:
                 await asyncio.sleep(STATS_S)  # how fresh a heartbeat's buffer depth is
                 latest = await self._buffer.stats()
                 session.look()
+
+    async def replay(self, request: ReplayRequest) -> ReplayAnswer:
+        """Sends acknowledged batches again, for whoever asks: a consumer does so on `…/request` by itself."""
+        return await self._forwarder.replay(request)
 
     async def observed(self) -> Observation:
         """How the gateway fares with this configuration."""
@@ -221,7 +229,8 @@ class AgentService:
     async def _status(self) -> Status:
         """What `parkfleet agent status` shows."""
         gateway = self._configuration.gateway
-        snapshot = self._snapshots.take(await self._buffer.stats())
+        alarms = self._trust.rules.standing()
+        snapshot = self._snapshots.take(await self._buffer.stats(), len(alarms))
         lines = [
             LineState(
                 id=plan.config.id,
@@ -242,19 +251,30 @@ class AgentService:
             for plan, line, report in zip(self._plan.lines, self._polling.statuses, snapshot.lines, strict=True)
         ]
         trust = self._trust
-        events, alarms = dict(trust.events.counts), trust.rules.standing()
+        events = dict(trust.events.counts)
         facts = __version__, os.getpid(), gateway.park, gateway.gateway
         return Status(*facts, lines, snapshot, events, alarms, trust.rules.held, self._timer.early)
 
     async def _flush(self) -> None:
+        self._polling.gather()
         await self._trust.events.gone_ahead()  # an alarm reaches the broker before the batch of its reading
         for batch in self._batcher.close():
-            schema, packed = self._schema.schema, self._schema.packed
-            body = encode(schema, batch.rows)
-            await self._buffer.append(
-                NewBatch(packed, schema.id, CODEC, body, batch.readings, batch.first_ts, batch.last_ts)
-            )
+            await self._buffer.append(partial(coded, self._schema.schema, self._schema.packed, batch))
             self._schema.took(batch.rows, self._forwarder.most_bytes)
+        self._tell_overruns()
+
+    def _tell_overruns(self) -> None:
+        """Scans are lost when we are kept from running for so long that the engine has no more room: a gap is told."""
+        lost, self._lost = self._polling.overruns - self._lost, self._polling.overruns
+        if lost > 0:
+            text = f"{lost} scans were lost: this box kept the agent from taking them in time"
+            self._trust.events.emit("scans-lost", text, data={"scans": lost})
+
+
+def coded(schema: Schema, packed: bytes, batch: OpenBatch) -> NewBatch:
+    """A closed batch as it is stored."""
+    body = encode(schema, batch.rows)
+    return NewBatch(packed, schema.id, CODEC, body, batch.readings, batch.first_ts, batch.last_ts)
 
 
 def learned_store(configuration: Configuration) -> LearnedStore:

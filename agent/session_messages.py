@@ -38,6 +38,8 @@ def heartbeat_message(snapshot: AgentSnapshot, sequence: int, sent_ms: int) -> A
             oldest_ts=snapshot.buffer.oldest_ts,
             last_seq=snapshot.buffer.last_seq,
             epoch=snapshot.buffer.epoch,
+            thinned_readings=snapshot.buffer.thinned_readings,
+            dropped_readings=snapshot.buffer.dropped_readings,
         ),
         delivered=common_pb2.Delivered(
             batches=snapshot.delivered.batches,
@@ -49,6 +51,7 @@ def heartbeat_message(snapshot: AgentSnapshot, sequence: int, sent_ms: int) -> A
         meters_ok=snapshot.meters_ok,
         meters_bad=snapshot.meters_bad,
         rss_bytes=snapshot.rss_bytes,
+        alarms=snapshot.alarms,
     )
     if heartbeat.ByteSize() > limits.MAX_HEARTBEAT_BYTES:
         for line in heartbeat.lines:  # the words go first; what is left of a thousand lines is 90 kB

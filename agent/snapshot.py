@@ -47,8 +47,8 @@ class Snapshots:
         self._began = time.monotonic()
         self._loads = {line.id: LoadMeter(self._began, line.busy_s) for line in lines()}
 
-    def take(self, buffer: StoreStats) -> AgentSnapshot:
-        """The agent now."""
+    def take(self, buffer: StoreStats, alarms: int = 0) -> AgentSnapshot:
+        """The agent now. alarms: that are raised."""
         now = time.monotonic()
         delivered = self._forwarder
         lines = self._lines()
@@ -62,6 +62,8 @@ class Snapshots:
                 oldest_ts=buffer.oldest_ts or None,
                 last_seq=buffer.last_seq,
                 epoch=buffer.epoch,
+                thinned_readings=buffer.thinned_readings,
+                dropped_readings=buffer.dropped_readings,
             ),
             delivered=DeliveredCount(delivered.batches, delivered.readings, delivered.bytes),
             broker=BrokerLink(delivered.connected, delivered.told),
@@ -69,6 +71,7 @@ class Snapshots:
             meters_ok=self._meters - bad,
             meters_bad=bad,
             rss_bytes=resident_bytes(),
+            alarms=alarms,
         )
 
     def _report(self, line: LineStatus, now: float) -> LineReport:

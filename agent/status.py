@@ -29,6 +29,8 @@ class BufferDepth:
     oldest_ts: int | None = None  # ms UTC of the oldest reading that waits
     last_seq: int = 0  # of the newest batch
     epoch: int = 0
+    thinned_readings: int = 0  # for want of room, since the file was made
+    dropped_readings: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class AgentSnapshot:
     meters_ok: int = 0
     meters_bad: int = 0
     rss_bytes: int = 0
+    alarms: int = 0  # of its rules, that are raised
 
 
 @dataclass(frozen=True, slots=True)

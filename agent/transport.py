@@ -10,6 +10,7 @@ import fcntl
 import os
 import termios
 import time
+from collections.abc import Callable
 from typing import Final, Protocol, TypeVar
 
 from parkfleet.agent.port_holder import holder
@@ -227,7 +228,7 @@ def open_port(line: LineAddress) -> int:
         }.get(error.errno or 0, "")
         raise LineDownError(f"cannot open {line.device}: {error.strerror}{remedy}") from None
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        claim(fd, os.ttyname(fd))
         _configure(fd, line)
         if line.rs485:
             set_rs485(fd, line.rs485)
@@ -245,9 +246,24 @@ def open_port(line: LineAddress) -> int:
         os.close(fd)
         if error.args[:1] == (errno.ENOTTY,):
             raise LineDownError(f"{line.device} is no serial port") from None
-        told = f"{line.device} cannot be set to {line.baud} 8{line.parity}{line.stopbits}: {error.args[-1]}"
+        told = f"{line.device} cannot be set to {line.setting}: {error.args[-1]}"
         raise LineDownError(told) from None
     return fd
+
+
+def claim(fd: int, name: str, ioctl: Callable[[int, int], object] = fcntl.ioctl) -> None:
+    """Keeps others off an open port. Raises BlockingIOError when it is locked by one.
+
+    The lock is for those who ask for it (pyserial, picocom, a second agent); the flag for those who do not (mbpoll,
+    stty), unless they are root. A pty would keep the flag after our end, for ever: it gets none.
+    """
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if not _is_pty(name):
+        ioctl(fd, termios.TIOCEXCL)
+
+
+def _is_pty(name: str) -> bool:
+    return name.startswith("/dev/pts/")
 
 
 def _configure(fd: int, line: LineAddress) -> None:
@@ -260,7 +276,7 @@ def _configure(fd: int, line: LineAddress) -> None:
     cflag &= ~(termios.CSIZE | termios.PARENB | termios.PARODD | termios.CSTOPB | termios.CRTSCTS)
     cflag |= termios.CS8 | termios.CREAD | termios.CLOCAL
     cflag |= {"N": 0, "E": termios.PARENB, "O": termios.PARENB | termios.PARODD}[line.parity]
-    if os.ttyname(fd).startswith("/dev/pts/"):
+    if _is_pty(os.ttyname(fd)):
         cflag &= ~termios.PARENB  # a pty has none, and to ask for that alone once more is an error
     cflag |= termios.CSTOPB if line.stopbits == 2 else 0
     speed = getattr(termios, f"B{line.baud}")

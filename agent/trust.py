@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from parkfleet.agent.line_parts import LineParts
 
 #: Baselines of counters and what alarms know are kept so often: what a power cut makes us forget. Seconds.
-SAVE_S: Final = 60.0
+SAVE_S: Final = 600.0
 CLOCK_S: Final = 1.0
 
 
@@ -49,8 +49,9 @@ class Trust:
         guarded = dict(rules_of(configuration, plan))
         self._plan = plan
         self._asks: Mapping[str, Ask] = {}
+        self._saved: object = None  # what is on the disk
         self.rules = Rules(configuration, plan, self._store.alarms(), self.events.emit, deliver, hurry)
-        self._guard = Guard(plan, guarded, baselines, self.events, self._reread, self.rules.taker)
+        self._guard = Guard(plan, guarded, baselines, self.events, self._reread, self.rules.taker, self._identify)
         newest = max((baseline.ts for baseline in baselines.values()), default=0)
         self._gate = ClockGate(source or SystemTime(), self._guard.on_scan, self._on_clock, newest, boot_id())
         self._replacements = Replacements(
@@ -75,6 +76,7 @@ class Trust:
         await self._guard.end()
         await self.events.end()
         await self._save()
+        await asyncio.to_thread(self._store.close)
 
     async def _look_for_ever(self) -> None:
         saved = time.monotonic()
@@ -87,7 +89,12 @@ class Trust:
                 await self._save()
 
     async def _save(self) -> None:
-        await asyncio.to_thread(self._store.save, self._guard.baselines(), self.rules.states())
+        """Writes what has changed, if anything has: an SD card wears."""
+        await self.events.settled()  # an alarm is not to be known to the disk before its event
+        known = self._guard.baselines(), self.rules.states()
+        if known != self._saved:
+            await asyncio.to_thread(self._store.save, *known)
+            self._saved = known
 
     def _begin_anew(self, meter: str) -> dict[str, float]:
         self.rules.begin_anew(meter)
@@ -98,6 +105,9 @@ class Trust:
         scan = None if ask is None else await read_scan(meter, entry, ask)
         derivation = self._plan.derivations.get(entry)
         return derivation.scan(scan) if derivation and scan else scan
+
+    async def _identify(self, meter: str) -> None:
+        await self._replacements.look_at(meter)
 
     def _on_clock(self, kind: str, text: str, data: dict[str, object]) -> None:
         self.events.emit(kind, text, data=data)

@@ -43,6 +43,10 @@ _DNS = re.compile(
 )
 
 
+#: What the library raises for bytes that are no certificate, key or request of any kind it knows.
+UNREADABLE: Final = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
+
+
 class AuthorityError(Exception):
     """The authority cannot be used; the message says what to do."""
 
@@ -103,6 +107,14 @@ class Authority:
         return authority
 
     @classmethod
+    def existing(cls, folder: Path) -> Self:
+        """The one in a folder. Raises AuthorityError."""
+        try:
+            return cls._read(folder / AUTHORITY_FILE)
+        except FileNotFoundError:
+            raise AuthorityError(f"no {AUTHORITY_FILE} in {folder}: start the controller once") from None
+
+    @classmethod
     def _read(cls, path: Path) -> Self:
         """Raises FileNotFoundError, AuthorityError."""
         try:
@@ -113,7 +125,7 @@ class Authority:
             raise
         except OSError as error:
             raise AuthorityError(f"cannot read the authority, {path}: {error.strerror}") from None
-        except (ValueError, TypeError, UnsupportedAlgorithm):
+        except UNREADABLE:
             raise AuthorityError(f"{path} is no authority of ours: bring back the right file from a backup") from None
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
             raise AuthorityError(f"{path}: its key is not that of its certificate. Bring back the right file")
@@ -177,7 +189,7 @@ class Authority:
         """Whether a certificate is one of ours."""
         try:
             certificate.verify_directly_issued_by(self.certificate)
-        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        except (InvalidSignature, *UNREADABLE):
             return False
         return True
 
@@ -208,7 +220,7 @@ def requested_key(request: bytes) -> ec.EllipticCurvePublicKey:
     try:
         found = x509.load_der_x509_csr(request)
         signed, key = found.is_signature_valid, found.public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except UNREADABLE:
         raise RequestError("this is no request for a certificate (PKCS #10, DER)") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise RequestError("the key of a request is one on the curve P-256, this is another")
@@ -219,7 +231,10 @@ def requested_key(request: bytes) -> ec.EllipticCurvePublicKey:
 
 def certificate_of(pem: bytes) -> x509.Certificate:
     """A certificate. Raises ValueError."""
-    return x509.load_pem_x509_certificate(pem)
+    try:
+        return x509.load_pem_x509_certificate(pem)
+    except UNREADABLE as error:
+        raise ValueError(f"no certificate: {error}") from None
 
 
 def certificate_pem(certificate: x509.Certificate) -> bytes:
@@ -240,7 +255,10 @@ def key_hash(key: ec.EllipticCurvePublicKey) -> str:
 
 def common_name(certificate: x509.Certificate) -> str:
     """Whose it is; "" where it does not say."""
-    found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    try:
+        found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except UNREADABLE:
+        return ""
     return str(found[0].value) if len(found) == 1 else ""
 
 

@@ -17,6 +17,7 @@ from parkfleet.controller.listeners import PublicAddresses
 from parkfleet.controller.rate_limit import Rate, RateLimit, network_of
 from parkfleet.proto import enrolment_pb2 as pb
 from parkfleet.proto.enrolment_pb2_grpc import CertificateRenewalServicer, EnrolmentServicer
+from parkfleet.proto.errors import DATABASE_AWAY
 from parkfleet.protocols.join_token import SECRET_BYTES, is_token_id
 
 Context: TypeAlias = aio.ServicerContext[Any, Any]
@@ -27,8 +28,9 @@ log = logging.getLogger(__name__)
 PEER_RATE: Final = Rate(90, 1.5)
 #: A signature and a commit are some 5 ms: a third of a core at most goes to strangers.
 TOTAL_RATE: Final = Rate(300, 60.0)
-#: A renewal is due once in two months.
-RENEWAL_RATE: Final = Rate(5, 1 / 60)
+#: A renewal is due once in two thirds of a certificate's life; a gateway may ask more often: so many at once, then so
+#: many in a life, but not less than one a minute.
+RENEWALS: Final = (5, 20)
 #: How often a box that waits for approval may ask. ms.
 ASK_AGAIN_MS: Final = 5000
 #: P-256 in DER. Bytes.
@@ -100,7 +102,8 @@ class RenewalService(CertificateRenewalServicer):
         self._gatehouse = gatehouse
         self._addresses = addresses
         # Not by address: behind one there may be a hundred gateways.
-        self._limit = RateLimit(RENEWAL_RATE, Rate(1000, 100.0))
+        burst, in_a_life = RENEWALS
+        self._limit = RateLimit(Rate(burst, max(1 / 60, in_a_life / gatehouse.life_s)), Rate(1000, 100.0))
 
     async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.GatewayCertificate:
         """A further certificate, of the same key or a new one."""
@@ -146,7 +149,7 @@ async def refuse(context: Context, error: BaseException, what: str) -> NoReturn:
             code, told = grpc.StatusCode.INVALID_ARGUMENT, str(error)
         case _:
             log.error("%s from %s failed: the database: %s", what, context.peer(), error)
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the controller's database is away: try again")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, DATABASE_AWAY)
     log.warning("%s from %s is refused: %s", what, context.peer(), told)
     await context.abort(code, told)
     raise AssertionError("abort() raises")

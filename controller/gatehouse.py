@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 #: A gateway's certificate: the longest link outage and a long holiday of park IT fit in the third that is left when
 #: its renewal is due. Seconds.
 CERTIFICATE_S: Final = 90 * 86400.0
+#: An answer that was lost on the way is asked for again: the same certificate is the answer then. Seconds.
+SAME_AGAIN_S: Final = 60.0
 #: The revoked certificates, for a broker.
 CRL_FILE: Final = "crl.pem"
 
@@ -66,7 +68,7 @@ class Gatehouse:
         self.enrolments = Enrolments(database, authority, life_s, bus)
         self.deny = DenyList()
         self._folder = folder
-        self._life_s = life_s
+        self.life_s = life_s
         self._now = clock
         self._writing = asyncio.Lock()
 
@@ -161,8 +163,9 @@ class Gatehouse:
         """A further certificate, PEM, for who has shown one. key: of another key. Raises IdentityError."""
         wanted = key or credential.certificate.public_key()
         assert isinstance(wanted, ec.EllipticCurvePublicKey)
-        issued = self.authority.client(str(credential.key), wanted, self._now() / 1000, self._life_s)
-        pem = await self.store.renew(credential.key, credential.serial, issued, self._now())
+        issued = self.authority.client(str(credential.key), wanted, self._now() / 1000, self.life_s)
+        again_ms = round(1000 * min(SAME_AGAIN_S, self.life_s / 20))
+        pem = await self.store.renew(credential.key, credential.serial, issued, again_ms, self._now())
         log.info("%s has a new certificate", credential.key)
         return pem
 

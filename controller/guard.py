@@ -11,7 +11,10 @@ from grpc import aio
 
 from parkfleet.controller.caller import DeniedError, enter
 from parkfleet.controller.demands import AGENT_SERVICES
-from parkfleet.controller.gate import Deed, Gatekeeper, UnknownCallerError
+from parkfleet.controller.gate import AwayError, Deed, Gatekeeper, UnknownCallerError
+from parkfleet.proto.errors import DATABASE_AWAY
+
+_REFUSED: Final = (DeniedError, UnknownCallerError, AwayError)
 
 Context: TypeAlias = aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
@@ -61,7 +64,7 @@ class Guard(aio.ServerInterceptor):
             try:
                 async with self._gate.doing(deed, lambda error: _told(error, context)):
                     deed.answer = await inner(request, context)
-            except DeniedError as error:
+            except _REFUSED as error:
                 await _refuse(context, error)
             return deed.answer
 
@@ -82,7 +85,7 @@ class Guard(aio.ServerInterceptor):
                             checked = self._clock()
                         deed.answer = answer
                         yield answer
-            except (DeniedError, UnknownCallerError) as error:
+            except _REFUSED as error:
                 await _refuse(context, error)
 
         return guarded
@@ -90,10 +93,31 @@ class Guard(aio.ServerInterceptor):
     async def _admitted(self, method: str, request: Any, context: Context) -> Deed:
         try:
             deed = await self._gate.admit(method, request, _token(context), peer_address(context.peer()))
-        except (DeniedError, UnknownCallerError) as error:
+        except _REFUSED as error:
             await _refuse(context, error)
         enter(deed.caller)
         return deed
+
+
+class Careful(aio.ServerInterceptor):
+    """For callers that pass no gate, with one question and one answer: what is no message is refused without a log."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """The handler of a call."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.request_streaming or handler.response_streaming:
+            return None
+        inner: Any = handler.unary_unary
+        parse = handler.request_deserializer
+
+        async def careful(body: bytes, context: Context) -> Any:
+            return await inner(await _parsed(parse, body, context), context)
+
+        return grpc.unary_unary_rpc_method_handler(careful, None, handler.response_serializer)
 
 
 async def _parsed(parse: Callable[[bytes], Any] | None, body: bytes, context: Context) -> Any:
@@ -130,6 +154,10 @@ def _told(error: BaseException, context: Context) -> str:
 
 
 async def _refuse(context: Context, error: Exception) -> NoReturn:
-    unknown = isinstance(error, UnknownCallerError)
-    await context.abort(grpc.StatusCode.UNAUTHENTICATED if unknown else grpc.StatusCode.PERMISSION_DENIED, str(error))
+    match error:
+        case AwayError():
+            await context.abort(grpc.StatusCode.UNAVAILABLE, DATABASE_AWAY)
+        case UnknownCallerError():
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+    await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
     raise AssertionError("abort() raises")

@@ -23,8 +23,8 @@ from parkfleet.protocols.certificate import moment
 
 #: On the bus: a gateway some of whose certificates were revoked.
 TOPIC: Final = "identity"
-#: An answer that was lost on the way is asked for again: the same certificate is the answer then. Seconds.
-SAME_AGAIN_S: Final = 60.0
+#: A stream may be older than its certificate: what was revoked within so long counts although it has ended. Seconds.
+STILL_TOLD_S: Final = 30 * 86400.0
 #: A gateway's certificates are forgotten so long after their end; revoked ones never. Seconds.
 FORGET_S: Final = 365 * 86400.0
 
@@ -109,12 +109,13 @@ class IdentityStore:
             return (await connection.execute(query)).all()
 
     async def revoked(self, now_ms: int) -> list[Revoked]:
-        """Every revoked certificate that would still hold, the first revoked first."""
+        """Every revoked certificate on which somebody may still live, the first revoked first."""
         same = (identities.c.park == certificates.c.park) & (identities.c.gateway == certificates.c.gateway)
         query = (
             select(identities, certificates.c.serial, certificates.c.revoked_ms.label("at_ms"))
             .join(certificates, same)
-            .where(certificates.c.revoked_ms.is_not(None), certificates.c.not_after_ms > now_ms)
+            .where((certificates.c.not_after_ms > now_ms) | (certificates.c.revoked_ms > now_ms - STILL_TOLD_S * 1000))
+            .where(certificates.c.revoked_ms.is_not(None))
             .order_by(certificates.c.revoked_ms)
         )
         async with self._database.read() as connection:
@@ -142,10 +143,11 @@ class IdentityStore:
                 raise _unknown(key)
             return found
 
-    async def renew(self, key: GatewayKey, serial: str, issued: Issued, now_ms: int) -> str:
+    async def renew(self, key: GatewayKey, serial: str, issued: Issued, again_ms: int, now_ms: int) -> str:
         """Keeps a further certificate for who has shown the one of that serial; the one he gets, as PEM.
 
-        Raises IdentityError when he is revoked.
+        again_ms: who asks again within so long, because the answer was lost, gets the same. Raises IdentityError when
+        he is revoked.
         """
         async with self._database.write() as connection:
             known = await _found(connection, key, lock=True)
@@ -158,7 +160,7 @@ class IdentityStore:
                 at = moment(shown.revoked_ms / 1000)
                 told = f"this certificate of {key} was revoked on {at}: {shown.revoked_reason}"
                 raise IdentityError(Fault.REFUSED, told)
-            since_ms = max(now_ms - int(SAME_AGAIN_S * 1000), shown.issued_ms if shown is not None else 0)
+            since_ms = max(now_ms - again_ms, shown.issued_ms if shown is not None else 0)
             if (again := await _issued_since(connection, key, issued.key_hash, since_ms)) is not None:
                 return again
             await keep(connection, key, issued, "renewed", now_ms)

@@ -13,6 +13,7 @@ import grpc
 from grpc import aio
 
 from parkfleet.controller.fleet import MAX_WATCHERS
+from parkfleet.controller.guard import Careful
 from parkfleet.controller.registry import MAX_GATEWAYS
 from parkfleet.proto import limits
 from parkfleet.protocols.address import is_everywhere, split_address
@@ -101,7 +102,7 @@ def plain_listeners(address: str, interceptors: Sequence[aio.ServerInterceptor])
     return Listeners(port, port)
 
 
-async def guarded_listeners(
+def guarded_listeners(
     address: str, gates: Gates, interceptors: Sequence[aio.ServerInterceptor], clock: Callable[[], float]
 ) -> Listeners:
     """A port for each kind of guest; interceptors stand before operators. clock: seconds since 1970.
@@ -113,18 +114,11 @@ async def guarded_listeners(
     asked = (address, gates.enrolment, gates.operators)
     names = [*gates.names, *(host for host, _ in map(split_address, asked) if not is_everywhere(host))]
     certificate = ServerCertificate(gates.house.authority, [*names, "localhost", "127.0.0.1", "::1"], clock)
-    bound: list[Port] = []
-    try:  # gRPC takes credentials for one port
-        bound.append(_listen(address, certificate.credentials(mutual=True), MAX_SESSIONS))
-        tls = certificate.credentials(mutual=False)
-        bound.append(_listen(gates.enrolment, tls, MAX_STRANGERS, options=_ENROLMENT_OPTIONS))
-        tls = certificate.credentials(mutual=False)
-        bound.append(_listen(gates.operators, tls, MAX_OPERATORS, interceptors=interceptors))
-    except BindError:
-        for port in bound:
-            await port.server.stop(None)
-        raise
-    sessions, enrolment, operators = bound
+    sessions = _listen(address, certificate.credentials(mutual=True), MAX_SESSIONS)
+    tls = certificate.credentials(mutual=False)  # gRPC takes them for one port
+    enrolment = _listen(gates.enrolment, tls, MAX_STRANGERS, _ENROLMENT_OPTIONS, [Careful()])
+    tls = certificate.credentials(mutual=False)
+    operators = _listen(gates.operators, tls, MAX_OPERATORS, interceptors=interceptors)
     public = PublicAddresses(_public(names, sessions.address), _public(names, enrolment.address))
     return Listeners(sessions, operators, enrolment, public)
 

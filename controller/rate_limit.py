@@ -46,6 +46,9 @@ class RateLimit:
         self._total = Bucket(total, clock())
         self._peers: OrderedDict[str, Bucket] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._peers)
+
     def take(self, peer: str) -> float:
         """Takes one for a peer; how long it has to wait instead, in seconds, 0 when it need not."""
         now = self._clock()

@@ -117,9 +117,7 @@ class ControllerServer:
         if self._gates is None:
             listeners = plain_listeners(self._asked, guard)
         else:
-            listeners = await guarded_listeners(
-                self._asked, self._gates, guard, lambda: self.fleet.now().wall_ms / 1000
-            )
+            listeners = guarded_listeners(self._asked, self._gates, guard, lambda: self.fleet.now().wall_ms / 1000)
         self._listeners = listeners
         operators = listeners.operators.server
         if self._storage is not None:

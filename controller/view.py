@@ -56,6 +56,7 @@ class GatewayView:
     meters: int  # configured
     meters_ok: int
     meters_bad: int
+    alarms: int  # raised by the gateway's rules
     broker_connected: bool
     broker_told: str
     buffer_batches: int
@@ -64,6 +65,8 @@ class GatewayView:
     buffer_oldest_ts: int | None
     buffer_last_seq: int
     buffer_epoch: int
+    buffer_thinned: int  # readings, for want of room
+    buffer_dropped: int
     delivered_batches: int
     delivered_readings: int
     delivered_bytes: int
@@ -101,6 +104,7 @@ class GatewayView:
             meters=hello.meters,
             meters_ok=beat.meters_ok,
             meters_bad=beat.meters_bad,
+            alarms=beat.alarms,
             broker_connected=beat.broker.connected,
             broker_told=beat.broker.told,
             buffer_batches=beat.buffer.batches,
@@ -109,6 +113,8 @@ class GatewayView:
             buffer_oldest_ts=beat.buffer.oldest_ts if beat.buffer.HasField("oldest_ts") else None,
             buffer_last_seq=beat.buffer.last_seq,
             buffer_epoch=beat.buffer.epoch,
+            buffer_thinned=beat.buffer.thinned_readings,
+            buffer_dropped=beat.buffer.dropped_readings,
             delivered_batches=beat.delivered.batches,
             delivered_readings=beat.delivered.readings,
             delivered_bytes=beat.delivered.bytes,
@@ -149,6 +155,7 @@ class GatewayView:
                 "reason": self.drift_reason,
                 "desired": {"revision": self.desired_revision, "hash": self.desired_hash},
             },
+            "alarms": self.alarms,
             "meters": {"configured": self.meters, "ok": self.meters_ok, "bad": self.meters_bad},
             "broker": {"connected": self.broker_connected, "told": self.broker_told},
             "buffer": {
@@ -158,6 +165,8 @@ class GatewayView:
                 "oldest_ts": self.buffer_oldest_ts,
                 "last_seq": self.buffer_last_seq,
                 "epoch": self.buffer_epoch,
+                "thinned_readings": self.buffer_thinned,
+                "dropped_readings": self.buffer_dropped,
             },
             "delivered": {
                 "batches": self.delivered_batches,

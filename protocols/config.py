@@ -1,7 +1,7 @@
 """gateway.yaml: the one set of models behind validation, JSON Schema and documentation (docs/configuration.md)."""
 
 from pathlib import Path
-from typing import Annotated, Final, Literal, cast, get_args
+from typing import Annotated, ClassVar, Final, Literal, cast, get_args
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import msgspec
@@ -124,6 +124,13 @@ class LineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class MeterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One slave on a line, read with a profile."""
 
+    #: Keys that somebody may look for here, and what to tell.
+    MISPLACED: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("baud", "parity", "stopbits"),
+        "stands in the line's url: all meters on a line speak at one setting. Set the meter to it, or give it a line,"
+        " and a port, of its own",
+    )
+
     id: Identifier
     line: Identifier
     unit: Annotated[int, Meta(ge=0, le=255)]
@@ -138,7 +145,7 @@ class MeterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ct: Ratio | None = None  # of the current transformers before the meter: 200, or 1000/5
     pt: Ratio | None = None  # of its voltage transformers
     max_rate: dict[Identifier, Annotated[float, Meta(gt=0)]] = {}  # of its counters: units an hour, where known better
-    raw: bool = False  # deliver the values before the transformers' ratios too, as POINT_raw
+    raw: bool = True  # keep and deliver the values before the transformers' ratios too, as POINT_raw
     priority: list[Identifier] = []  # points whose changes do not wait for the batch, beside those the profile marks
 
     def __post_init__(self) -> None:
@@ -212,6 +219,11 @@ class LineAddress(msgspec.Struct, frozen=True):
         return self.device or f"{self.host}:{self.port}"
 
     @property
+    def setting(self) -> str:
+        """Of a serial port, as people write it: 9600 8N1."""
+        return f"{self.baud} 8{self.parity}{self.stopbits}"
+
+    @property
     def is_serial(self) -> bool:
         """Whether it hangs on a serial port."""
         return self.kind in ("serial", "ascii")
@@ -248,7 +260,10 @@ def parse_line_url(url: str) -> LineAddress:
         " tls://host:802, udp://host:502 or ascii:///dev/ttyUSB0"
     )
     parts = split_url(url, get_args(LineKind), expected)
-    settings = dict(parse_qsl(parts.query, keep_blank_values=True))
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    settings = dict(pairs)
+    if twice := [name for name in settings if sum(name == other for other, _ in pairs) > 1]:
+        raise ValueError(f"{twice[0]} stands twice in the url: a line has one setting, for all of its meters")
     if parts.scheme in ("serial", "ascii"):
         return _parse_serial(parts, settings)
     if not parts.hostname:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from parkfleet.protocols.config import GatewayConfig, LineConfig, MeterConfig, is_multiple, parse_line_url
+from parkfleet.protocols.config import GatewayConfig, LineAddress, LineConfig, MeterConfig, is_multiple, parse_line_url
 from parkfleet.protocols.document import Document, DocumentError, Problem, convert
 from parkfleet.protocols.library import UnknownProfileError, load_profile
 from parkfleet.protocols.profile import Profile, RatioName
@@ -81,7 +81,7 @@ def _cross_check(
     """(path, sentence) of what is wrong between the parts of the document."""
     yield from _twice("lines", [(index, line.id) for index, line in lines], "line id")
     yield from _twice("meters", [(index, meter.id) for index, meter in meters], "meter id")
-    yield from _twice("lines", [(index, _resource(line.url)) for index, line in lines], "device or endpoint", "url")
+    yield from _shared_ports(lines)
     kinds = {line.id: parse_line_url(line.url).kind for _, line in lines}
     units: dict[tuple[str, int], str] = {}
     for index, meter in meters:
@@ -153,15 +153,26 @@ def _no_ratio(profile: Profile, key: RatioName) -> str:
     return ""
 
 
-def _twice(section: str, values: list[tuple[int, str]], noun: str, key: str = "id") -> Iterator[tuple[str, str]]:
+def _twice(section: str, values: list[tuple[int, str]], noun: str) -> Iterator[tuple[str, str]]:
     first: dict[str, int] = {}
     for index, value in values:
         if value in first:
-            yield f"{section}[{index}].{key}", f"{noun} {value!r} is used twice: also by {section}[{first[value]}]"
+            yield f"{section}[{index}].id", f"{noun} {value!r} is used twice: also by {section}[{first[value]}]"
         first.setdefault(value, index)
 
 
-def _resource(url: str) -> str:
-    """What a line occupies alone: two lines on one port would talk into each other."""
-    address = parse_line_url(url)
-    return address.name
+def _shared_ports(lines: list[tuple[int, LineConfig]]) -> Iterator[tuple[str, str]]:
+    """Two lines on one port or endpoint would talk into each other."""
+    first: dict[str, tuple[int, LineAddress]] = {}
+    for index, line in lines:
+        address = parse_line_url(line.url)
+        before, other = first.setdefault(address.name, (index, address))
+        if before == index:
+            continue
+        told = f"device or endpoint {address.name!r} is used twice: also by lines[{before}]"
+        if address.is_serial and address.setting != other.setting:
+            told += (
+                f", there at {other.setting}, here at {address.setting}. All meters on a bus speak at one setting: set"
+                " them to it and put them on one line, or give the others an adapter of their own"
+            )
+        yield f"lines[{index}].url", told

@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Final
 
 import msgspec
@@ -24,6 +25,10 @@ from parkfleet.protocols.registers import column_of
 
 #: An exact result of more decimals than this becomes a float64: no meter has such a resolution.
 _MAX_DECIMALS: Final = 9
+
+
+#: What the id of a value before its transformers ends with.
+RAW: Final = "_raw"
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,9 @@ class Derivation:
     read: int  # slots of a scan as it was read
     strings: tuple[int, ...]  # of the read strings, those delivered, in the order of the columns
 
-    @property
+    @cached_property
     def columns(self) -> tuple[Column, ...]:
-        """The delivered columns."""
+        """The delivered columns: always the same tuple, so that equal meters share it."""
         return tuple(step.column for step in self.steps)
 
     @property
@@ -149,7 +154,7 @@ class _Compiler:
             if own.id in chosen:
                 steps.append(self._step(own))
                 if self._ratios.keep_raw and self._transforms(own):
-                    steps.append(self._step(msgspec.structs.replace(own, id=f"{own.id}_raw", ratio=[]), own.id))
+                    steps.append(self._step(msgspec.structs.replace(own, id=f"{own.id}{RAW}", ratio=[]), own.id))
         strings = [index for index, point in enumerate(self._points) if point.type == "string"]
         delivered = tuple(strings.index(step.source) for step in steps if step.column.type == "string")
         return Derivation(tuple(steps), len(self._points), delivered)

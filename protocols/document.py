@@ -156,7 +156,8 @@ class Document:
             if key in fields:
                 problems += self._check(value, fields[key].type, child)
             else:
-                problems.append(self.problem(child, f"unknown key{_suggest(str(key), fields)}"))
+                misplaced = getattr(kind, "MISPLACED", {}).get(key)
+                problems.append(self.problem(child, misplaced or f"unknown key{_suggest(str(key), fields)}"))
         missing = [name for name, field in fields.items() if field.required and name not in data]
         problems += [self.problem(path, f"{name} is missing: add `{name}: …`") for name in missing]
         yield from problems or self._check_leaf(data, kind, path)

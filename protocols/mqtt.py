@@ -6,6 +6,7 @@ except while connecting (name resolution and the TLS handshake block).
 
 import asyncio
 import ssl
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,7 @@ CONNECT_TIMEOUT_S: Final = 15.0
 #: What a broker may send unacknowledged, and how large: it bounds our memory when it is hostile (or only eager).
 RECEIVE_MAXIMUM: Final = 1000
 MAX_PACKET_BYTES: Final = 16 * 1024 * 1024 + 1024
-#: paho queues beyond this by itself; who publishes counts its own flight, and the broker's receive maximum.
+#: Messages under way at once, at most: paho queues beyond this by itself. Fewer where the broker says so.
 PAHO_IN_FLIGHT: Final = 1000
 
 _WITH_WILL: Final = 4
@@ -54,6 +55,17 @@ class PublishRefusedError(BrokerError):
 
 
 @dataclass(frozen=True)
+class _Outgoing:
+    """A message that waits until the broker lets one more be in flight."""
+
+    topic: str
+    payload: bytes
+    retain: bool
+    properties: Properties
+    ack: "asyncio.Future[None]"
+
+
+@dataclass(frozen=True)
 class Will:
     """What the broker says in our name when we vanish."""
 
@@ -71,6 +83,8 @@ class MqttConnection:
         self._broker = broker
         self._on_message = on_message
         self._acks: dict[int, asyncio.Future[None]] = {}
+        self._outgoing: deque[_Outgoing] = deque()
+        self._in_flight = 0  # messages without their acknowledgement
         self._connected: asyncio.Future[None] = self._loop.create_future()
         self.lost: asyncio.Future[str] = self._loop.create_future()
         self.lost_code = 0  # the reason code behind `lost`
@@ -128,6 +142,7 @@ class MqttConnection:
     ) -> "asyncio.Future[None]":
         """Sends with QoS 1; the future is done at the broker's acknowledgement, or fails with BrokerError.
 
+        In the order of the calls; no more at once than the broker's receive maximum, the others wait for their turn.
         alias: the topic is said once on this connection, and by a number of two bytes afterwards (if the broker can).
         """
         properties = _properties(PacketTypes.PUBLISH)
@@ -139,9 +154,8 @@ class MqttConnection:
             return ack
         if alias:
             topic = self._aliased(topic, properties)
-        info = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
-        self.bytes_published += len(payload)
-        self._acks[info.mid] = ack
+        self._outgoing.append(_Outgoing(topic, payload, retain, properties, ack))
+        self._send()
         return ack
 
     async def subscribe(self, *topics: str) -> None:
@@ -206,7 +220,7 @@ class MqttConnection:
         client.on_socket_unregister_write = lambda _c, _u, sock: call(_remove_writer, loop, sock)
         client.on_connect = self._on_connect
         client.on_disconnect = lambda _c, _u, _f, code, _p: call(self._end, _farewell(code), code.value)
-        client.on_publish = lambda _c, _u, mid, code, _p: self._on_ack(mid, code)
+        client.on_publish = lambda _c, _u, mid, code, _p: self._on_published(mid, code)
         client.on_subscribe = lambda _c, _u, mid, codes, _p: self._on_ack(mid, codes[0])
         client.on_message = self._on_paho_message
 
@@ -255,6 +269,21 @@ class MqttConnection:
         properties.TopicAlias = self._aliases.setdefault(topic, len(self._aliases) + 1)
         return topic if known is None else ""
 
+    def _send(self) -> None:
+        """Sends what may be in flight."""
+        while self._outgoing and self._in_flight < min(self.receive_maximum, PAHO_IN_FLIGHT) and not self.lost.done():
+            out = self._outgoing.popleft()
+            info = self._client.publish(out.topic, out.payload, qos=1, retain=out.retain, properties=out.properties)
+            self.bytes_published += len(out.payload)
+            self._acks[info.mid] = out.ack
+            self._in_flight += 1
+
+    def _on_published(self, mid: int, code: ReasonCode) -> None:
+        self._in_flight -= 1
+        self._on_ack(mid, code)
+        if self._outgoing:
+            self._loop.call_soon(self._send)  # paho has not yet counted this one off
+
     def _on_ack(self, mid: int, code: ReasonCode) -> None:
         ack = self._acks.pop(mid, None)
         if ack is None or ack.done():
@@ -286,8 +315,10 @@ class MqttConnection:
             told = f"cannot reach the broker {self._broker.url}: {reason}"
             self._connected.set_exception(BrokerError(told, self.lost_code))
             self._connected.exception()  # retrieved: nobody may be waiting
-        acks, self._acks = self._acks, {}
-        for ack in acks.values():
+        acks = [*self._acks.values(), *(out.ack for out in self._outgoing)]
+        self._acks.clear()
+        self._outgoing.clear()
+        for ack in acks:
             if not ack.done():
                 ack.set_exception(self.error())
                 ack.exception()

@@ -11,7 +11,9 @@ from typing import Final, Self
 
 CONNACK, PUBACK, SUBACK, PINGRESP, DISCONNECT = 2, 4, 9, 13, 14
 _PACKET_TOO_LARGE: Final = 0x95  # not among the codes of a PUBACK: it ends the connection
-_MAXIMUM_PACKET_SIZE: Final = 0x27  # a property of CONNACK
+_MAXIMUM_PACKET_SIZE: Final = 0x27  # properties of CONNACK
+_RECEIVE_MAXIMUM: Final = 0x21
+_SESSION_EXPIRY: Final = 0x11  # of CONNECT
 
 #: Gets topic and payload of a publish; returns a reason code (0: taken), or None for silence.
 Mood = Callable[[str, bytes], int | None]
@@ -20,7 +22,16 @@ Mood = Callable[[str, bytes], int | None]
 class MoodyBroker:
     """Listens within `async with`. `taken` has what it acknowledged with a code below 0x80: (topic, payload)."""
 
-    def __init__(self, mood: Mood, *, announced_bytes: int = 0, connect_code: int = 0, subscribe_code: int = 1) -> None:
+    def __init__(
+        self,
+        mood: Mood,
+        *,
+        announced_bytes: int = 0,
+        receive_maximum: int = 0,
+        connect_code: int = 0,
+        subscribe_code: int = 1,
+    ) -> None:
+        """announced_bytes, receive_maximum: as told when connecting; 0: no word of it."""
         self.mood = mood
         self.connect_code = connect_code
         self.subscribe_code = subscribe_code
@@ -28,8 +39,11 @@ class MoodyBroker:
         self.content_types: dict[str, str] = {}  # by topic, as last said
         self.refused = 0
         self.connections = 0
+        self.session_expiry = 0  # seconds, as asked for by who connected last
+        self.bare_topics = 0  # publishes whose topic was said by its alias alone
         self.port = 0
         self._announced = announced_bytes
+        self._receive_maximum = receive_maximum
         self._server: asyncio.Server | None = None
         self._peers: set[asyncio.Task[None]] = set()
 
@@ -69,12 +83,16 @@ class MoodyBroker:
             case 1:  # CONNECT
                 self.connections += 1
                 properties = b"\x22" + struct.pack(">H", 10)  # topic alias maximum
+                self.session_expiry = _session_expiry(body)
+                if self._receive_maximum:
+                    properties += bytes([_RECEIVE_MAXIMUM]) + struct.pack(">H", self._receive_maximum)
                 if self._announced:
                     properties += bytes([_MAXIMUM_PACKET_SIZE]) + struct.pack(">I", self._announced)
                 return _framed(CONNACK, bytes([0, self.connect_code]) + _length(len(properties)) + properties)
             case 3:  # PUBLISH
                 topic, packet_id, payload, content_type = _publish(body, aliases)
                 self.content_types[topic] = content_type
+                self.bare_topics += body[:2] == b"\0\0"
                 code = self.mood(topic, payload)
                 if code is None:
                     return b"-"
@@ -90,6 +108,19 @@ class MoodyBroker:
             case 12:
                 return _framed(PINGRESP, b"")
         return b""
+
+
+def _session_expiry(body: bytes) -> int:
+    """Of a CONNECT: seconds for which the client wants its session kept; 0 where it does not say."""
+    at = 2 + len("MQTT") + 4  # protocol name, version, flags, keepalive
+    length, used = _read_length(body[at:])
+    properties = body[at + used : at + used + length]
+    at = 0
+    while at < len(properties):
+        if properties[at] == _SESSION_EXPIRY:
+            return int(struct.unpack_from(">I", properties, at + 1)[0])
+        at += {_RECEIVE_MAXIMUM: 3, _MAXIMUM_PACKET_SIZE: 5}[properties[at]]  # what else our clients say
+    return 0
 
 
 def _publish(body: bytes, aliases: dict[int, str]) -> tuple[str, bytes, bytes, str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from parkfleet.protocols.derived import make_derivation, needed_points
+from parkfleet.protocols.derived import Ratios, make_derivation, needed_points
 from parkfleet.protocols.payload.series import Value, has_value
 from parkfleet.protocols.profile import Profile
 from parkfleet.protocols.quality import Quality
@@ -88,7 +88,8 @@ class _Meter:
     def __init__(self, profile: Profile) -> None:
         self._points = profile.points
         self._ways = [(own, needed_points(profile, [own])) for own in profile.delivered]
-        self._derivations = {own: make_derivation(profile, needed, [own]) for own, needed in self._ways}
+        both = Ratios(keep_raw=True)  # as a meter is configured by default: both sides of its transformers
+        self._derivations = {own: make_derivation(profile, needed, [own], both) for own, needed in self._ways}
         self._answered: dict[str, dict[str, Decoded]] = {own: {} for own in profile.delivered}
 
     def readings(self, answer: Answer) -> Iterator[tuple[str, Value]]:
@@ -104,13 +105,15 @@ class _Meter:
             fresh = {point.id: decoded[point.id] for point in needed if point.id in decoded}
             known |= fresh
             if fresh and len(known) == len(needed):
-                yield own, self._value(own, [known[point.id] for point in needed])
+                yield from self._values(own, [known[point.id] for point in needed])
                 known.clear()
 
-    def _value(self, own: str, parts: list[Decoded]) -> Value:
+    def _values(self, own: str, parts: list[Decoded]) -> Iterator[tuple[str, Value]]:
+        """The value of a point, and that before its transformers where some are."""
         derivation = self._derivations[own]
-        slots, quality = derivation.derive([slot for slot, _, _ in parts], bytes(code for _, code, _ in parts))
-        return derivation.columns[0].value(slots[0], parts[0][2]) if has_value(quality[0]) else None
+        slots, codes = derivation.derive([slot for slot, _, _ in parts], bytes(code for _, code, _ in parts))
+        for column, slot, code in zip(derivation.columns, slots, codes, strict=True):
+            yield column.point, column.value(slot, parts[0][2]) if has_value(code) else None
 
 
 def delivered_samples(subscriber: Subscriber) -> Iterator[tuple[Series, Sample]]:

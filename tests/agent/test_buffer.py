@@ -328,6 +328,29 @@ async def test_buffer_damaged_file_is_moved_aside(tmp_path: Path) -> None:
     await buffer.close()
 
 
+@pytest.mark.parametrize("content", [b"no database" * 1000, b"foreign", b"newer"])
+async def test_buffer_tells_the_fleet_of_a_file_it_cannot_use(tmp_path: Path, content: bytes) -> None:
+    """An event says where the old file is; nothing waits for anybody to look."""
+    path = tmp_path / "b.db"
+    if content == b"foreign":
+        with sqlite3.connect(path) as db:
+            db.execute("CREATE TABLE t (x)")
+    elif content == b"newer":
+        Store.open(path, 3600, 1 << 24).close()
+        with sqlite3.connect(path) as db:
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    else:
+        path.write_bytes(content)
+    told: list[tuple[str, dict[str, object]]] = []
+    buffer = Buffer(path, config(), lambda kind, _text, data: told.append((kind, data)))
+    await buffer.open()
+    await buffer.append(batch())
+    await buffer.close()
+    ((kind, data),) = told
+    assert kind == ("buffer-newer" if content == b"newer" else "buffer-aside")
+    assert (tmp_path / str(data.get("aside") or data.get("used"))).exists()
+
+
 async def test_buffer_folder_that_cannot_be_written(tmp_path: Path) -> None:
     """Where the disk refuses, batches wait in memory, under an epoch that will never be on the disk."""
     buffer = await opened(tmp_path / "no-such-folder/b.db")

@@ -84,7 +84,16 @@ def test_load_many_mistakes(folder: Path) -> None:
         (("id: m02", "id: m01"), "meters[1].id: meter id 'm01' is used twice: also by meters[0]"),
         (("line: hall, unit: 0", "line: bus1, unit: 1"), "meters[1].unit: unit 1 on line bus1 is already meter"),
         (("line: hall, unit: 0", "line: bus1, unit: 0"), "has a unit id from 1 to 247, got 0"),
-        (("tcp://10.0.0.5:502", "serial:///dev/ttyUSB0?baud=19200"), "'/dev/ttyUSB0' is used twice: also by lines[0]"),
+        (
+            ("tcp://10.0.0.5:502", "serial:///dev/ttyUSB0?baud=19200&parity=E"),
+            "'/dev/ttyUSB0' is used twice: also by lines[0], there at 9600 8N1, here at 19200 8E1. All meters on a bus",
+        ),
+        (("tcp://10.0.0.5:502", "ascii:///dev/ttyUSB0"), "'/dev/ttyUSB0' is used twice: also by lines[0]"),
+        (("ttyUSB0", "ttyUSB0?baud=9600&baud=19200"), "baud stands twice in the url: a line has one setting"),
+        (
+            ("id: m01", "baud: 19200, id: m01"),
+            "meters[0].baud: stands in the line's url: all meters on a line speak at",
+        ),
         (('stopbits=1"', 'stopbits=1", connections: 4'), "connections and outstanding are for tcp:// alone"),
         (("profile: tiny, interval: 10s", "profile: tinny"), "no profile 'tinny' in"),
         (("interval: 10s", "interval: 10ms"), "interval must be from 100ms to 1d"),

@@ -117,6 +117,36 @@ async def test_backlog_goes_in_order(buffer: Buffer) -> None:
         assert [envelope.seq_first for envelope in envelopes(broker)] == list(range(1, 101))
 
 
+@pytest.mark.parametrize("most", [1, 2, 5])
+async def test_receive_maximum_is_kept(buffer: Buffer, most: int) -> None:
+    """However much waits, no more is in flight than the broker lets be: batches, schema, state and events together."""
+    for number in range(30):
+        await buffer.append(batch(number))
+    held: list[str] = []
+
+    def mood(topic: str, _: bytes) -> int | None:
+        held.append(topic)
+        return None
+
+    async with MoodyBroker(mood, receive_maximum=most) as broker, forwarding(buffer, broker.port, 0.3):
+        await eventually(lambda: broker.connections >= 2)
+        assert 0 < len(held) <= most * broker.connections
+    async with MoodyBroker(lambda *_: 0, receive_maximum=most) as broker, forwarding(buffer, broker.port):
+        await nothing_waits(buffer)
+        assert rows_taken(broker) == rows_of(*range(30))
+
+
+async def test_session_and_alias_are_asked_for(buffer: Buffer) -> None:
+    """The broker is to remember us for a day; the topic of batches is said once, and then by two bytes."""
+    for number in range(10):
+        await buffer.append(batch(number))
+    async with MoodyBroker(lambda *_: 0) as broker, forwarding(buffer, broker.port):
+        await nothing_waits(buffer)
+        assert broker.session_expiry == forwarder.SESSION_EXPIRY_S
+        assert broker.bare_topics == 9
+        assert [topic for topic, _ in broker.taken].count(TOPICS.batch) == 10
+
+
 async def test_live_goes_before_backlog(buffer: Buffer) -> None:
     """A batch that comes while a backlog is being sent does not wait for its end; the backlog stays in order."""
     for number in range(300):

@@ -3,13 +3,14 @@
 import errno
 import os
 import struct
+import termios
 from pathlib import Path
 
 import pytest
 
 from parkfleet.agent.activity import LineStatus
 from parkfleet.agent.rs485 import LAYOUT, TIOCGRS485, TIOCSRS485, Rs485Error, set_rs485
-from parkfleet.agent.transport import LineDownError, open_port
+from parkfleet.agent.transport import LineDownError, claim, open_port
 from parkfleet.agent.usb_serial import advice, advise, latency_timer
 from parkfleet.protocols.config import LineAddress, parse_line_url
 
@@ -63,6 +64,26 @@ def test_port_that_cannot_is_not_opened() -> None:
             open_port(address)
         assert len(list(Path("/proc/self/fd").iterdir())) == before
         os.close(open_port(LineAddress("serial", address.device)))
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
+def test_port_is_ours_alone() -> None:
+    """A second opener is told. A real port bears the flag that keeps off who does not ask; a pty would keep it."""
+    master, slave = os.openpty()
+    try:
+        address = LineAddress("serial", os.ttyname(slave))
+        port = open_port(address)
+        with pytest.raises(LineDownError, match=r"in use by another program, .*: stop it first"):
+            open_port(address)
+        asked: list[int] = []
+        claim(port, "/dev/ttyUSB0", lambda _, request: asked.append(request))
+        assert asked == [termios.TIOCEXCL]
+        claim(port, os.ttyname(port), lambda _, request: asked.append(request))
+        assert asked == [termios.TIOCEXCL]
+        os.close(port)
+        os.close(open_port(address))
     finally:
         os.close(master)
         os.close(slave)

@@ -6,10 +6,18 @@ from pathlib import Path
 import pytest
 import yaml
 
+from parkfleet.agent.line_parts import LineParts
+from parkfleet.protocols.payload.topics import unpack_event
 from parkfleet.simulators.broker import RunningBroker, free_port, running_broker
 from parkfleet.simulators.demo.account import answered_samples, delivered_samples
+from parkfleet.simulators.endpoint import TcpEndpoint
+from parkfleet.simulators.loads import load_of
+from parkfleet.simulators.meter import SimulatedMeter
+from parkfleet.simulators.moody_broker import MoodyBroker
 from parkfleet.simulators.proxy import LinkProxy
-from tests.agent.site import FLUSH_S, Site, stopped, subscribed
+from parkfleet.simulators.record import AnswerRecord
+from tests.agent.conftest import SMALL
+from tests.agent.site import FLUSH_S, Site, running, stopped, subscribed
 from tests.eventually import eventually
 
 
@@ -148,3 +156,21 @@ async def test_run_configuration_with_mistakes(site: Site) -> None:
         assert await agent.wait() == 1
     assert "did you mean 'small'?" in agent.output()
     assert "not started: mend" in agent.output()
+
+
+async def test_scans_that_this_side_did_not_take_are_told(
+    tmp_path: Path, profiles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gap is data: an event says how many, once."""
+    document = {"park": "p", "gateway": "g", "profile": "small", "buffer": {"flush": "50ms"}}
+    meter = SimulatedMeter(SMALL, 1, load_of("power", 1), 1)
+    async with (
+        MoodyBroker(lambda *_: 0) as broker,
+        TcpEndpoint("hall", [meter], AnswerRecord()) as line,
+        running(tmp_path, line, {**document, "broker": {"url": broker.url}}),
+    ):
+        monkeypatch.setattr(LineParts, "overruns", property(lambda _: 7))
+        told = await eventually(lambda: [payload for topic, payload in broker.taken if b"scans-lost" in payload])
+        await eventually(lambda: len(broker.taken) > 10)
+    assert [unpack_event(payload).data for payload in told] == [{"scans": 7}]
+    assert sum(b"scans-lost" in payload for _, payload in broker.taken) == 1

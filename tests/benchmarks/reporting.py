@@ -23,6 +23,16 @@ class Measure:
     met: bool | None = None  # None: no target
 
 
+def at_most(measure: str, unit: str, ours: float, limit: float, peers: dict[str, float] | None = None) -> Measure:
+    """A row whose target is a bound."""
+    return Measure(measure, unit, ours, peers or {}, target=f"<= {limit:g}", met=ours <= limit)
+
+
+def none(measure: str, count: float) -> Measure:
+    """A row that must be 0."""
+    return Measure(measure, "", count, target="0", met=count == 0)
+
+
 def write_report(name: str, header: str, measures: list[Measure]) -> Path:
     """Prints the table under its header, and writes the JSON; returns its path."""
     FOLDER.mkdir(parents=True, exist_ok=True)

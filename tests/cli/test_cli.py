@@ -158,6 +158,21 @@ def test_agent_profiles_search() -> None:
     assert parkfleet("agent", "profiles", "no-such-meter").returncode == 1
 
 
+def test_agent_profiles_search_by_words_and_medium(tmp_path: Path) -> None:
+    """Maker and point together; a medium alone; one's own folder, with what is wrong in it."""
+    found = json.loads(parkfleet("agent", "profiles", "Schneider", "current_n", "--json").stdout)
+    assert {profile["profile"] for profile in found} == {"schneider-pm5110", "schneider-pm710"}
+    gas = json.loads(parkfleet("agent", "profiles", "--medium", "gas", "--json").stdout)
+    assert len(gas) >= 4
+    assert {profile["medium"] for profile in gas} == {"gas"}
+    assert "expected power, water, heat, gas" in parkfleet("agent", "profiles", "--medium", "steam").stderr
+    (tmp_path / "broken.yaml").write_text("profile: broken\n")
+    done = parkfleet("agent", "profiles", "abb", "--folder", str(tmp_path))
+    assert done.returncode == 1
+    assert "abb-b23" in done.stdout
+    assert "broken.yaml" in done.stderr
+
+
 def test_agent_schema_of_a_profile() -> None:
     """The JSON Schema of both documents is printed."""
     schema = json.loads(parkfleet("agent", "schema", "profile").stdout)

@@ -138,6 +138,7 @@ class PtySlave:
         self.behaviour = behaviour
         self.requests: list[tuple[float, int, bytes]] = []  # monotonic, unit, PDU
         self.silences: list[float] = []  # seconds from our last byte to the request's arrival
+        self.pieces: list[int] = []  # bytes that came at once
         self._master, self._slave = os.openpty()
         tty.setraw(self._slave)
         self._spoke = 0.0
@@ -204,7 +205,9 @@ class PtySlave:
             now = time.monotonic()
             if not buffer and self._spoke:
                 self.silences.append(now - self._spoke)
-            buffer += os.read(self._master, 4096)
+            piece = os.read(self._master, 4096)
+            self.pieces.append(len(piece))
+            buffer += piece
             while len(buffer) >= 8:
                 frame, buffer = buffer[:8], buffer[8:]
                 assert rtu.crc16(frame[:6]) == int.from_bytes(frame[6:], "little")

@@ -2,11 +2,12 @@
 
 import random
 import socket
+from collections.abc import Container
 
 import pytest
 from pymodbus.framer import FramerRTU, FramerSocket
 from pymodbus.framer.base import FramerBase
-from pymodbus.pdu import DecodePDU, ModbusPDU
+from pymodbus.pdu import DecodePDU, ExceptionResponse, ModbusPDU
 from pymodbus.pdu.bit_message import ReadCoilsResponse, ReadDiscreteInputsResponse
 from pymodbus.pdu.register_message import ReadHoldingRegistersResponse, ReadInputRegistersResponse
 
@@ -45,8 +46,10 @@ def said(unit: int, function: int, address: int, count: int) -> list[int]:
 class Reference:
     """A slave made of pymodbus."""
 
-    def __init__(self, framer: type[FramerBase]) -> None:
+    def __init__(self, framer: type[FramerBase], refused: Container[int] = ()) -> None:
+        """refused: addresses of requests that are answered with exception 2."""
         self._requests = framer(DecodePDU(True))
+        self._refused = refused
 
     def answer(self, frame: bytes) -> bytes:
         """The frame that answers a frame; every value is another."""
@@ -54,6 +57,9 @@ class Reference:
         assert used == len(frame)
         assert isinstance(request, ModbusPDU)
         bits = request.function_code < 3
+        if request.address in self._refused:
+            refusal = ExceptionResponse(request.function_code, 2, request.dev_id, request.transaction_id)
+            return self._requests.buildFrame(refusal)
         values = said(request.dev_id, request.function_code, request.address, request.count)
         response = RESPONSES[request.function_code](
             dev_id=request.dev_id,
@@ -98,3 +104,27 @@ def test_tcp_frames_are_those_of_pymodbus(seed: int) -> None:
         rig.engine.add_line(tcp_line(slave.port, *meters, outstanding=4))
         records = rig.scans(3)
     assert all(decoded_right(meters, record) for record in records)
+
+
+@pytest.mark.parametrize("kind", ["rtu", "tcp"])
+def test_refusals_are_those_of_pymodbus(kind: str) -> None:
+    """Every second request is refused by pymodbus: its points bear the exception, the others their values."""
+    plain = any_meter(random.Random(7), 9)
+    refused = {request.address for request in plain.requests[::2]}
+    reference = Reference(FramerRTU if kind == "rtu" else FramerSocket, refused)
+
+    def on_line(unit: int, pdu: bytes) -> list[tuple[float, bytes]]:
+        return [(0.0, reference.answer(rtu.frame(unit, pdu)))]
+
+    def at_endpoint(connection: socket.socket, transaction: int, unit: int, pdu: bytes) -> None:
+        connection.sendall(reference.answer(mbap(transaction, unit, pdu)))
+
+    with PtySlave(on_line) as slave, TcpSlave(at_endpoint) as server, Rig() as rig:
+        rig.engine.add_line(serial_line(slave.open(), plain) if kind == "rtu" else tcp_line(server.port, plain))
+        record = rig.scans(1)[0]
+    for place, request in enumerate(plain.requests):
+        columns = [field.column for field in request.fields]
+        own = {record.quality[column] for column in columns}
+        assert own == ({0x82} if place % 2 == 0 else {GOOD})
+        values = said(plain.unit, request.function, request.address, request.items)
+        assert [record.slots[column] for column in columns] == ([0] * len(values) if place % 2 == 0 else values)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.engine.rig import (
     TIMEOUT,
     PtySlave,
     Rig,
+    S,
     expected,
     good_pdu,
     meter,
@@ -47,6 +49,29 @@ def test_request_waits_for_t35_after_every_answer(baud: int) -> None:
     with rig_on_pty(well, meter(1, 1), meter(2, 2), baud=baud) as (rig, slave, _):
         rig.scans(20)
     assert len(slave.silences) >= 19
+    assert min(slave.silences) >= rtu.silence(baud) - 1e-6
+
+
+def test_request_leaves_in_one_piece() -> None:
+    """One write for a frame: no gap of t1.5 can stand in it, whatever keeps our process from running."""
+    with rig_on_pty(well, meter(1, 1, blocks=BLOCKS), meter(2, 2)) as (rig, slave, _):
+        rig.scans(20)
+    assert set(slave.pieces) == {8}
+
+
+@pytest.mark.parametrize("baud", [1200, 9600])
+def test_answer_before_t35_is_taken_and_the_silence_behind_it_kept(baud: int) -> None:
+    """A slave that answers too early is read, and counted; our next frame keeps off our own last byte as well."""
+    with rig_on_pty(well, meter(1, 1), meter(2, 2), baud=baud) as (rig, slave, index):
+        rig.engine.tap(index, True)
+        records = rig.scans(20)
+        sent = [at for came_in, at, _ in rig.engine.tapped()[0] if not came_in]
+        counters = rig.engine.line_counters(index)
+    assert all(record.quality == bytes(2) for record in records)
+    assert counters.early >= 10
+    assert len(sent) >= 10
+    # Our bytes are on the wire for so long, whatever the slave says meanwhile.
+    assert min(later - earlier for earlier, later in pairwise(sent)) >= S * (8 * 10 / baud + rtu.silence(baud)) - 1000
     assert min(slave.silences) >= rtu.silence(baud) - 1e-6
 
 

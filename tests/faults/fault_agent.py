@@ -17,7 +17,7 @@ from pathlib import Path
 
 from parkfleet.agent.store import Store
 from tests.agent.test_room import FILL_FOR_EVER, READINGS
-from tests.benchmarks.reporting import Measure, write_report
+from tests.benchmarks.reporting import Measure, none, write_report
 from tests.faults import faults, squeeze
 from tests.faults.run import Run, standing
 
@@ -46,10 +46,6 @@ def kill_the_store(folder: Path, times: int, chance: random.Random) -> tuple[int
     with closing(Store.open(path, 3600, 200_000)) as store:
         stats = store.stats()
     return stats.last_seq * READINGS, stats.readings + stats.thinned_readings + stats.dropped_readings
-
-
-def none(what: str, count: int) -> Measure:
-    return Measure(what, "", count, target="0", met=count == 0)
 
 
 def healthy(run: Run, name: str) -> list[Measure]:

@@ -48,13 +48,17 @@ def swapped_and_moved(point: Point) -> Point:
 
 
 async def shown_by(meter: SimulatedMeter, *points: str, ratio: int = 1) -> list[Shown]:
-    """What the meter's display shows, as it is read off: six digits and the unit; `ratio` times the registers."""
+    """What the meter's display shows, as it is read off: six digits of a counter, four of others, `ratio` times."""
     image = Image(meter.profile)
     async with TcpEndpoint("t", [meter], AnswerRecord()) as line, opened(line.address) as wire:
         await image.read(Registers(wire, meter.unit, 1.0))
-    units = {own.id: own.unit for own in meter.profile.quantities}
-    texts = (f"{Decimal(f'{ratio * (image.value(name) or 0.0):.6g}'):f}{units[name]}" for name in points)
-    return [Shown.parse(text) for text in texts]
+    quantities = {own.id: own for own in meter.profile.quantities}
+    shown = []
+    for name in points:
+        own, value = quantities[name], ratio * (image.value(name) or 0.0)
+        digits = 6 if own.kind == "counter" else 4
+        shown.append(Shown.parse(f"{Decimal(f'{value:.{digits}g}'):f}{own.unit}"))
+    return shown
 
 
 async def explained(meter: SimulatedMeter, names: list[str], shown: list[Shown]) -> list[Explanation]:
@@ -123,7 +127,7 @@ async def test_display_settles_the_transformer() -> None:
     meter = simulated("acrel-adl400", 1)
     shown = await shown_by(meter, "energy_import", "current_l1", ratio=40)
     (first, *_) = await explained(meter, ["acrel-adl400"], shown)
-    assert (first.ct, first.pt, first.as_is, first.is_primary) == ("200/5", "", True, False)
+    assert (first.ct, first.pt, first.as_is, first.direct) == ("200/5", "", True, ())
     assert {match.point for match in first.matches} <= {"energy_import", "energy_total", "current_l1"}
     assert "ct 200/5" in sentence(first)
 
@@ -140,9 +144,11 @@ async def test_display_settles_both_transformers() -> None:
 async def test_display_says_that_no_transformer_is_missing() -> None:
     """Registers that say what the display shows, of a model that may stand behind transformers: that is told too."""
     meter = simulated("acrel-adl400", 1)
-    (first, *_) = await explained(meter, ["acrel-adl400"], await shown_by(meter, "energy_import"))
-    assert (first.ct, first.is_primary) == ("", True)
-    assert "without ct and pt" in sentence(first)
+    (energy, *_) = await explained(meter, ["acrel-adl400"], await shown_by(meter, "energy_import"))
+    assert (energy.ct, energy.direct) == ("", ("ct", "pt"))
+    assert "without ct and pt" in sentence(energy)
+    (voltage, *_) = await explained(meter, ["acrel-adl400"], await shown_by(meter, "voltage_l1"))
+    assert voltage.direct == ("pt",)  # of the current transformers a voltage says nothing
 
 
 @pytest.mark.parametrize(
@@ -196,6 +202,25 @@ def test_part_has_the_transformer() -> None:
     text = Part([Finding(Unit(address, 3, "answers"), explanations=[way])], [load_profile("acrel-adl400")]).text()
     (meter,) = yaml.safe_load(text)["meters"]
     assert (meter["profile"], meter["ct"]) == ("acrel-adl400", "200/5")
+
+
+async def test_display_of_a_counter_that_went_on() -> None:
+    """Half a minute passes between the eye and the Enter key; a counter does not run backwards meanwhile."""
+    meter = simulated("abb-b23", 1)
+    (exact,) = await shown_by(meter, "energy_import")
+    before, after = (Shown(exact.value + by * Decimal("0.3"), exact.unit) for by in (-1, 1))
+    (first, *_) = await explained(meter, ["abb-b23"], [before])
+    assert (first.matches[0].point, first.as_is) == ("energy_import", True)
+    assert not any(explanation.as_is for explanation in await explained(meter, ["abb-b23"], [after]))
+
+
+async def test_display_of_a_busy_feeder_settles_the_transformer() -> None:
+    """At 2 MW a minute is 33 kWh: the ratio is found all the same."""
+    meter = simulated("acrel-adl400", 1)
+    (energy,) = await shown_by(meter, "energy_import", ratio=40)
+    shown = Shown((energy.value * Decimal("0.999995")).quantize(Decimal("0.1")), "kWh")
+    (first, *_) = await explained(meter, ["acrel-adl400"], [shown])
+    assert first.ct == "200/5"
 
 
 async def test_display_that_nothing_explains() -> None:

@@ -9,7 +9,8 @@ import yaml
 
 from parkfleet.agent.configuration import load_configuration
 from parkfleet.agent.display import Shown
-from parkfleet.agent.findings import Finding, Part, stable_name
+from parkfleet.agent.findings import SURE, Finding, Part, stable_name
+from parkfleet.agent.identify import Names, Registers, rank
 from parkfleet.agent.installer import profiles_in
 from parkfleet.agent.scan import ScanPlan, Step, Unit, scan, serial_settings
 from parkfleet.agent.scan_options import parse_bauds, parse_parities, parse_units, settings_for
@@ -17,7 +18,7 @@ from parkfleet.agent.survey import Survey
 from parkfleet.agent.transport import LineDownError
 from parkfleet.agent.wire import opened
 from parkfleet.protocols.config import LineAddress, parse_line_url
-from parkfleet.protocols.library import load_profile
+from parkfleet.protocols.library import load_profile, profile_names
 from parkfleet.protocols.profile import Point, Profile, Signature
 from parkfleet.simulators.endpoint import TcpEndpoint
 from parkfleet.simulators.faults import Faults
@@ -142,6 +143,19 @@ async def test_scan_device_names_itself(tmp_path: Path) -> None:
     assert second.names.text == "SDM72D V2"
     assert third.names.text == ""
     assert third.profile == "eastron-sdm120"
+
+
+@pytest.mark.parametrize("name", profile_names())
+async def test_every_model_of_the_library_is_known_for_what_it_is(name: str) -> None:
+    """Among all profiles its own comes first, by its registers alone."""
+    profiles, _ = profiles_in([])
+    meter = simulated(name, 1)
+    async with TcpEndpoint("meter", [meter], AnswerRecord()) as line, opened(line.address) as wire:
+        candidates = await rank(Registers(wire, 1, 1.0), profiles, Names())
+    best = candidates[0]
+    assert best.profile == name
+    assert best.signed == bool(load_profile(name).signature)
+    assert best.score >= SURE
 
 
 def with_code(profile: Profile, code: int) -> Profile:

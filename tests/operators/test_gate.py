@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from parkfleet.controller.client import FleetClient, SignedOutError
-from parkfleet.proto import config_pb2, fleet_pb2
+from parkfleet.controller.credentials import GRACE_S
+from parkfleet.proto import config_pb2, fleet_pb2, operators_pb2
+from parkfleet.proto.errors import DATABASE_AWAY
 from tests.controller.raw_agent import RawAgent, heartbeat
 from tests.operators.world import LIST, WHO, World, change, sqlite_at, world
 
@@ -62,7 +64,7 @@ async def test_lists_show_what_the_caller_may_see(fleet: World) -> None:
 async def test_a_watch_tells_only_of_what_the_caller_may_see(fleet: World) -> None:
     """As it is, and what comes after."""
     token = await fleet.user("vera", "viewer@park/p1")
-    async with RawAgent(fleet.server.address) as foreign, FleetClient(fleet.server.address, token) as client:
+    async with RawAgent(fleet.server.address) as foreign, FleetClient(fleet.server.address, token=token) as client:
         await foreign.join("gw-far", park="p3")
         watch = client.watch()
         async with RawAgent(fleet.server.address) as agent:
@@ -149,7 +151,10 @@ async def test_every_change_and_refusal_is_told(fleet: World) -> None:
     assert (mistaken["result"], mistaken["of"]) == ("failed", mistaken_begun["number"])
     assert mistaken["detail"] == "nothing was stored: 1 mistakes"
     assert [one["result"] for one in (refused, refused_too)] == ["refused", "refused"]
-    assert "may not configure in park/p2: it takes operator there" in refused["detail"]
+    assert (
+        "may not change the configuration in park/p2: it takes operator there, granted is operator@park/p1"
+        in refused["detail"]
+    )
     assert "sec" not in str([one["detail"] for one in (begun, stored)]) and token not in str(await fleet.audit())
 
 
@@ -168,7 +173,7 @@ async def test_rights_that_are_lost_end_a_watch(fleet: World, monkeypatch: pytes
     token = await fleet.user("vera", "viewer@fleet")
     await fleet.user("boss", "admin@fleet")
     monkeypatch.setattr("parkfleet.controller.guard.RECHECK_S", 0.0)
-    async with FleetClient(fleet.server.address, token) as client, RawAgent(fleet.server.address) as agent:
+    async with FleetClient(fleet.server.address, token=token) as client, RawAgent(fleet.server.address) as agent:
         await agent.join()
         watch = client.watch()
         await anext(watch)
@@ -205,13 +210,35 @@ async def test_any_metadata_and_body_is_survived(fleet: World, metadata: str, bo
 async def test_a_method_that_is_not_there_is_not_answered(fleet: World) -> None:
     """By gRPC's own words."""
     token = await fleet.user("boss", "admin@fleet")
-    async with FleetClient(fleet.server.address, token) as client:
+    async with FleetClient(fleet.server.address, token=token) as client:
         call: aio.UnaryUnaryMultiCallable[bytes, bytes] = client.channel.unary_unary(
             "/parkfleet.v1.Fleet/DropEverything"
         )
         with pytest.raises(aio.AioRpcError) as caught:
             await call(b"")
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_while_the_database_is_away_who_was_there_goes_on_looking(fleet: World) -> None:
+    """For some minutes; nothing is changed, nobody else gets in, and the words say why."""
+    boss, late = await fleet.user("boss", "admin@fleet"), await fleet.user("late", "viewer@fleet")
+    flush = change("park/p1", "buffer.retain", "2d")
+    assert await fleet.code(boss, "Fleet/ListGateways", LIST) is OK
+    async with fleet.database.write() as connection:
+        for table in ("operator_session", "operator_user", "failed_tries"):
+            await connection.execute(text(f"ALTER TABLE {table} RENAME TO {table}_hidden"))
+    assert await fleet.code(boss, "Fleet/ListGateways", LIST) is OK
+    for token, method, request in (
+        (boss, "Operators/ListUsers", operators_pb2.ListUsersRequest()),
+        (late, "Fleet/ListGateways", LIST),
+        ("", "Operators/SignIn", operators_pb2.SignInRequest(user="boss", password="x")),
+    ):
+        with pytest.raises(aio.AioRpcError) as caught:
+            await fleet.call(token, method, request)
+        assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAVAILABLE, DATABASE_AWAY)
+    assert await fleet.code(boss, "FleetConfiguration/ChangeLayer", flush) is OK  # the log itself is there
+    fleet.now[0] += GRACE_S
+    assert await fleet.code(boss, "Fleet/ListGateways", LIST) is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_an_audit_log_that_cannot_be_written_stops_changes(fleet: World) -> None:
@@ -221,5 +248,6 @@ async def test_an_audit_log_that_cannot_be_written_stops_changes(fleet: World) -
     async with fleet.database.write() as connection:
         await connection.execute(text("ALTER TABLE audit_entry RENAME TO hidden"))
     request = change("park/p1", "buffer.flush", "2s")
-    assert await fleet.code(token, "FleetConfiguration/ChangeLayer", request) is grpc.StatusCode.UNKNOWN
+    assert await fleet.code(token, "FleetConfiguration/ChangeLayer", request) is grpc.StatusCode.UNAVAILABLE
+    assert await fleet.code("", "Fleet/ListGateways", LIST) is UNKNOWN  # refused all the same
     assert fleet.config.heads() == before

@@ -8,6 +8,7 @@ import pytest
 from parkfleet.protocols.config import BrokerConfig
 from parkfleet.protocols.mqtt import BrokerError, MqttConnection, Will
 from parkfleet.simulators.broker import RunningBroker, free_port, running_broker
+from parkfleet.simulators.moody_broker import MoodyBroker
 from parkfleet.simulators.proxy import LinkProxy
 from tests.eventually import eventually
 
@@ -32,6 +33,28 @@ async def test_publish_is_acknowledged_and_arrives(broker: RunningBroker) -> Non
     assert [payload[0] for _, payload, _ in inbox] == list(range(200))
     await publisher.close()
     await listener.close()
+
+
+async def test_publish_keeps_the_receive_maximum() -> None:
+    """A broker that lets two be in flight gets two; the others wait, in order, and fail with the connection."""
+    heard: list[bytes] = []
+    silent = True
+
+    def mood(_: str, payload: bytes) -> int | None:
+        heard.append(payload)
+        return None if silent else 0
+
+    async with MoodyBroker(mood, receive_maximum=2) as broker:
+        connection = await MqttConnection.open(BrokerConfig(broker.url), "c")
+        acks = [connection.publish("t", bytes([n])) for n in range(5)]
+        await eventually(lambda: len(heard) == 2)
+        await connection.close()
+        assert all(isinstance(ack.exception(), BrokerError) for ack in acks)
+        silent = False
+        connection = await MqttConnection.open(BrokerConfig(broker.url), "c")
+        await asyncio.gather(*(connection.publish("t", bytes([n])) for n in range(20)))
+        assert heard[2:] == [bytes([n]) for n in range(20)]
+        await connection.close()
 
 
 async def test_link_cut_fails_what_is_under_way(through_link: BrokerConfig, link: LinkProxy) -> None:
