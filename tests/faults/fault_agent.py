@@ -23,9 +23,9 @@ from tests.faults.run import Run, standing
 
 HEADER = (
     "Two runs, each with one agent process, simulated TCP meters, a TCP proxy, mosquitto, and a consumer that asks\n"
-    "for its gaps; flush 0.5 s. Everything: 10 meters of 3 readings every 500 ms. Squeeze: 40 meters of 60 readings\n"
-    "every 250 ms, a buffer of 1 MiB, no link until the end. Every reading has a value of its own, and is looked for\n"
-    "one by one. No peer: none of them states what it loses. seed {seed}."
+    "for its gaps; flush 0.5 s. Everything: 10 meters of 3 readings every 500 ms. Squeeze: 20 meters of 60 readings\n"
+    "every 250 ms, a buffer of 200 KiB, no link until the end. Every reading has a value of its own, and is looked\n"
+    "for one by one. No peer: none of them states what it loses. seed {seed}."
 )
 #: Processes that only append, join, thin and drop, killed beside the agents.
 STORE_KILLS = 30
@@ -63,7 +63,7 @@ def healthy(run: Run, name: str) -> list[Measure]:
 
 async def everything(folder: Path, chance: random.Random, share: float) -> list[Measure]:
     """Every fault of faults.py, and its account."""
-    async with standing(folder, chance, meters=10, gauges=2, interval_ms=500, max_bytes="64MiB", hasty=True) as run:
+    async with standing(folder, chance, meters=10, gauges=2, interval_ms=500) as run:
         done = await faults.play(run, share)
         ledger = run.account()
     for example in ledger.examples:
@@ -91,7 +91,7 @@ async def everything(folder: Path, chance: random.Random, share: float) -> list[
 
 async def squeezed(folder: Path, chance: random.Random, kills: int) -> list[Measure]:
     """An outage that is too long for the buffer, and its account."""
-    async with standing(folder, chance, meters=40, gauges=59, interval_ms=250, max_bytes="1MiB", hasty=True) as run:
+    async with standing(folder, chance, meters=20, gauges=59, interval_ms=250, room=200 * 1024) as run:
         what = await squeeze.play(run, kills)
         ledger = run.account()
         account = squeeze.account(run, what, ledger.received)

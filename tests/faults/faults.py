@@ -123,13 +123,17 @@ async def disk_full(run: Run) -> None:
 
 
 async def clock_jumps(run: Run) -> None:
-    """The wall clock is a day ahead, or behind, for a while, and then right again; perhaps with a kill meanwhile."""
+    """The wall clock is a day ahead, or behind, for a while, and then right again; kills meanwhile. An agent that is
+    started when it is behind what it has read keeps its readings until it is right."""
+    await run.stop_agent()  # keeps what it has read last
+    await run.start_agent()
+    await run.fresh_batches()
     for shift in (run.chance.choice((DAY_S, -DAY_S)), 0):
         run.clock.shift(shift)
-        await run.fresh_batches(3)
-        if run.chance.random() < 0.5:
+        await asyncio.sleep(1 + 2 * run.chance.random())  # so long it is wrong
+        for _ in range(run.chance.choice((0, 1, 2))):
             await kill_anywhere(run)
-            await run.fresh_batches()
+    await run.fresh_batches(3)
 
 
 async def damaged_database(run: Run) -> None:

@@ -88,6 +88,8 @@ async def play(run: Run, kills: int) -> Squeezed:
     await run.start_broker()
     await run.start_agent()
     for number in range(1, kills + 1):
+        if number == kills // 3:
+            await _until_it_thins(run)
         await asyncio.sleep(_LIFE_S * (0.2 + 0.8 * run.chance.random()))  # the moment is what is random
         await run.kill_agent()
         squeezed.held.append(await asyncio.to_thread(held_by, run.buffer))
@@ -101,6 +103,13 @@ async def play(run: Run, kills: int) -> Squeezed:
     await asyncio.sleep(1)  # what is under way
     squeezed.held.append(await asyncio.to_thread(held_by, run.buffer))
     return squeezed
+
+
+async def _until_it_thins(run: Run) -> None:
+    """The agent is left alone until its buffer is full."""
+    async with asyncio.timeout(240):
+        while not (await asyncio.to_thread(held_by, run.buffer)).thinned:
+            await asyncio.sleep(1)  # how often it is looked
 
 
 def held_by(path: Path) -> Held:
