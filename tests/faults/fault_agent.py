@@ -82,6 +82,7 @@ async def everything(folder: Path, chance: random.Random, share: float) -> list[
         Measure("everything: readings received", "", ledger.received),
         Measure("everything: readings within the last flush of a kill", "", ledger.lost_at_kills),
         Measure("everything: the oldest of them, before its kill", "s", ledger.oldest_lost),
+        Measure("everything: answers that came too late, and were told as time-outs", "", ledger.came_too_late),
         none("everything: readings unexplained", ledger.unexplained),
         none("everything: readings twice", ledger.twice),
         none("everything: readings changed", ledger.never_answered),

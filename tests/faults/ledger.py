@@ -34,6 +34,7 @@ class Ledger:
     received: int = 0
     lost_at_kills: int = 0
     oldest_lost: float = 0.0  # how long before its kill the oldest of these was answered. Seconds
+    came_too_late: int = 0  # for the agent, which told that the meter had not answered in time
     unexplained: int = 0  # lost otherwise: not at the end of a life that was killed, or too long before that
     twice: int = 0
     never_answered: int = 0
@@ -53,10 +54,11 @@ class Ledger:
 def balance(
     answered: Iterable[Timed],
     received: Iterable[Timed],
+    timeouts: Iterable[tuple[Series, float]],
     lives: Sequence[Life],
     is_right: Callable[[float, float], bool],
 ) -> Ledger:
-    """lives: in their order. is_right: whether a reading that was answered then
+    """timeouts: readings that say so. lives: in their order. is_right: whether a reading that was answered then
     may bear that time."""
     times: dict[Reading, float] = {(series, value): at for series, value, at in answered}
     ledger = Ledger(answered=len(times))
@@ -71,12 +73,31 @@ def balance(
             ledger.note(f"{series.meter}/{series.point}: answered at {times[series, value]:.3f}, received for {at:.3f}")
     ledger.received = sum(reading in times for reading in counts)
     ledger.twice = sum(count - 1 for count in counts.values())
-    _explain(ledger, times, counts, lives)
+    told: dict[Series, list[float]] = defaultdict(list)
+    for series, at in timeouts:
+        told[series].append(at)
+    _explain(ledger, times, counts, lives, lambda series, at: _take(told[series], lambda when: is_right(at, when)))
     return ledger
 
 
-def _explain(ledger: Ledger, times: dict[Reading, float], counts: Counter[Reading], lives: Sequence[Life]) -> None:
-    """What is missing must be the end of a life that was killed: nothing behind it came, and it is not too old."""
+def _take(times: list[float], fits: Callable[[float], bool]) -> bool:
+    """Takes the first that fits; whether one did."""
+    for place, time in enumerate(times):
+        if fits(time):
+            del times[place]
+            return True
+    return False
+
+
+def _explain(
+    ledger: Ledger,
+    times: dict[Reading, float],
+    counts: Counter[Reading],
+    lives: Sequence[Life],
+    was_told: Callable[[Series, float], bool],
+) -> None:
+    """What is missing must be the end of a life that was killed (nothing behind it came, and it is not too old), or so
+    late an answer that another reading, one for each, tells of a time-out."""
     begins = [life.began for life in lives]
     last_received: dict[tuple[int, Series], float] = defaultdict(float)
     missing: list[tuple[int, Reading, float]] = []
@@ -91,6 +112,9 @@ def _explain(ledger: Ledger, times: dict[Reading, float], counts: Counter[Readin
         if life.killed and is_last and before <= life.allowed:
             ledger.lost_at_kills += 1
             ledger.oldest_lost = max(ledger.oldest_lost, before)
+            continue
+        if was_told(series, at):
+            ledger.came_too_late += 1
             continue
         ledger.unexplained += 1
         where = f"{before:.3f} s before {'a kill' if life.killed else 'the end'}"

@@ -148,8 +148,17 @@ class Run:
             if reading.quality in ANSWERED and not reading.point.endswith(("_mean", "_min", "_max"))
         ]
 
-    def account(self) -> Ledger:
-        """Every reading that was answered, against those that were received."""
+    def timeouts(self) -> list[tuple[Series, float]]:
+        """Every reading that says that the meter did not answer in time."""
+        return [
+            (Series(reading.meter, reading.point), reading.ts / 1000)
+            for batch in self.collector.taken
+            for reading in batch.readings()
+            if reading.quality == "timeout"
+        ]
+
+    def account(self, since: float = 0.0) -> Ledger:
+        """Every reading that was answered, since a unix time, against those that were received."""
         late = TIME_S + 2 * self.lateness.most
 
         def is_right(answered_at: float, told: float) -> bool:
@@ -157,7 +166,8 @@ class Run:
             shifts = {0, *self.clock.shifts_at(answered_at)}
             return any(abs(told - answered_at - shift) <= late for shift in shifts)
 
-        return balance(self.answered(), self.received(), self.lives, is_right)
+        answered = [timed for timed in self.answered() if timed[2] >= since]
+        return balance(answered, self.received(), self.timeouts(), self.lives, is_right)
 
 
 @asynccontextmanager

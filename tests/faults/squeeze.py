@@ -41,11 +41,12 @@ class Account:
     thinned: int
     dropped: int
     lost_at_kills: int
+    came_too_late: int  # in the last life, told as time-outs; those of the others are among the lost
     too_many_at_a_kill: int  # kills that cost more than was answered in the last flush interval before them
 
     @property
     def unexplained(self) -> int:
-        return self.answered - self.received - self.thinned - self.dropped - self.lost_at_kills
+        return self.answered - self.received - self.thinned - self.dropped - self.lost_at_kills - self.came_too_late
 
 
 @dataclass
@@ -78,7 +79,8 @@ def account(run: Run, squeezed: Squeezed, received: int) -> Account:
         too_many += not 0 <= cost <= at_risk
         lost, taken = lost + cost, held.taken
     last = squeezed.held[-1]
-    return Account(len(times), received, last.thinned, last.dropped, lost, too_many)
+    late = run.account(since=run.lives[-1].began).came_too_late
+    return Account(len(times), received, last.thinned, last.dropped, lost, late, too_many)
 
 
 async def play(run: Run, kills: int) -> Squeezed:

@@ -1,5 +1,7 @@
 """The ledger of the fault run: it sees what is lost, doubled, invented and moved, and knows what a kill may cost."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from parkfleet.simulators.verdict import Series
@@ -10,10 +12,11 @@ LIVES = [Life(0, 10, killed=True, allowed=1.0), Life(11, 20, killed=False)]
 Times = dict[int, float]
 
 
-def account(answered: Times, received: Times, twice: Times | None = None) -> Ledger:
+def account(answered: Times, received: Times, twice: Times | None = None, timeouts: Sequence[float] = ()) -> Ledger:
     """Of one series: times by value."""
     sides = [[(SERIES, value, at) for value, at in side.items()] for side in (answered, received, twice or {})]
-    return balance(sides[0], sides[1] + sides[2], LIVES, lambda a, b: abs(a - b) < 0.5)
+    told = [(SERIES, at) for at in timeouts]
+    return balance(sides[0], sides[1] + sides[2], told, LIVES, lambda a, b: abs(a - b) < 0.5)
 
 
 ANSWERED = {1: 8.0, 2: 9.2, 3: 9.8, 4: 12.0, 5: 19.9}
@@ -44,6 +47,13 @@ def test_other_losses_are_unexplained(received: Times, what: str) -> None:
     ledger = account(ANSWERED, received)
     assert (ledger.exact, ledger.unexplained) == (False, 1)
     assert what in ledger.examples[0]
+
+
+def test_answer_that_came_too_late() -> None:
+    """Each one has a reading that tells of its time-out; one such reading explains one answer."""
+    late = account(ANSWERED, {1: 8.0, 3: 9.8, 4: 12.0, 5: 19.9}, timeouts=[9.0, 12.1])
+    assert (late.exact, late.came_too_late) == (True, 1)
+    assert account({1: 12.0, 2: 12.1, 3: 13.0}, {3: 13.0}, timeouts=[12.0]).unexplained == 1
 
 
 def test_twice_invented_and_moved() -> None:
