@@ -13,7 +13,7 @@ from statistics import median
 from typing import Final, TypeVar
 
 from parkfleet.agent.activity import LineStatus, MeterActivity, OnFailure, OnScan
-from parkfleet.agent.burst import burst, outcome
+from parkfleet.agent.burst import NO_ANSWER, burst, outcome
 from parkfleet.agent.plan import LinePlan, MeterPlan
 from parkfleet.agent.polled_meter import PolledMeter, Read
 from parkfleet.agent.silence import Silence
@@ -22,14 +22,14 @@ from parkfleet.agent.turns import Turns
 from parkfleet.agent.usb_serial import advise
 from parkfleet.agent.zone import UTC, Zone
 from parkfleet.protocols.modbus.pdu import (
-    AnswerTimeoutError,
+    CorruptAnswerError,
     ExceptionAnswerError,
     ModbusError,
     ReadRequest,
     Request,
 )
 from parkfleet.protocols.payload.series import Scan
-from parkfleet.protocols.quality import EXCEPTION, Quality, quality_name
+from parkfleet.protocols.quality import EXCEPTION, UNREACHED, Quality, quality_name
 from parkfleet.protocols.readplan import PlannedRequest, WireCost
 from parkfleet.protocols.registers import decode
 
@@ -98,9 +98,8 @@ class LinePoller:
 
         Raises ModbusError when it gave no values, LineDownError when the line is gone.
         """
-        meter = self._meters[self._place[request.unit]] if request.unit in self._place else None
         waited = float(self._plan.config.timeout) if timeout is None else timeout
-        await asyncio.sleep(max(0.0, meter.quiet_until - time.monotonic()) if meter else 0.0)
+        await self._quiet(request.unit)
         async with self._turns.guest():
             try:
                 values = await self._transact(request, waited)
@@ -108,10 +107,7 @@ class LinePoller:
                 self.wake(request.unit)
                 raise
             except (ModbusError, asyncio.CancelledError):
-                # On a serial line its late answer must not be taken for that of the unit's next request.
-                if meter is not None and self._plan.address.is_serial:
-                    hold = max(waited, 2 * float(self._plan.config.timeout) - waited)
-                    meter.quiet_until = max(meter.quiet_until, time.monotonic() + hold)
+                self._hold(request.unit, waited)
                 raise
             self.wake(request.unit)
             return values
@@ -121,8 +117,16 @@ class LinePoller:
 
         Raises LineDownError.
         """
+        timeout, unit = float(self._plan.config.timeout), requests[0][1].unit
+        await self._quiet(unit)
         async with self._turns.guest():
-            return await burst(self._transact, requests, float(self._plan.config.timeout))
+            codes = [int(Quality.TIMEOUT)]  # when it is cancelled
+            try:
+                codes = await burst(self._transact, requests, timeout)
+            finally:
+                if codes[-1] in NO_ANSWER:
+                    self._hold(unit, timeout)
+            return codes
 
     def replan(self, plan: MeterPlan) -> None:
         """Has a meter asked by a new plan from its next scan on, also one that was taken for silent."""
@@ -141,6 +145,18 @@ class LinePoller:
         """A meter that was taken for silent is asked at once."""
         self._silence.wake(unit, time.monotonic())
         self._woken.set()
+
+    async def _quiet(self, unit: int) -> None:
+        """Waits until a unit may be asked."""
+        if unit in self._place:
+            await asyncio.sleep(max(0.0, self._meters[self._place[unit]].quiet_until - time.monotonic()))
+
+    def _hold(self, unit: int, waited: float) -> None:
+        """On a serial line a late answer must not be taken for that of the unit's next request. waited: seconds."""
+        if unit in self._place and self._plan.address.is_serial:
+            until = time.monotonic() + max(waited, 2 * float(self._plan.config.timeout) - waited)
+            meter = self._meters[self._place[unit]]
+            meter.quiet_until = max(meter.quiet_until, until)
 
     def _state(self, id: str) -> PolledMeter:
         return next(meter for meter in self._meters if meter.plan.config.id == id)
@@ -222,7 +238,7 @@ class LinePoller:
             except (ModbusError, LineDownError) as error:
                 read.outcomes[place] = outcome(error)
                 self._failed(meter, planned.points, read.quality, read.outcomes[place], str(error))
-                if isinstance(error, ExceptionAnswerError):
+                if _is_answer(error):
                     read.answered = read.answered or self._clock()
                     continue  # the meter is well: it keeps its other points
                 read.cause = read.outcomes[place]
@@ -271,11 +287,11 @@ class LinePoller:
     ) -> None:
         """What a transaction says about the meter's being there. Seconds."""
         unit = meter.plan.config.unit
-        if error is None or isinstance(error, ExceptionAnswerError):
+        if error is None or _is_answer(error):
             self._silence.answered(unit, now, max(took - wire, 1e-6))
         elif isinstance(error, LineDownError):
             self._silence.put_off(unit, max(self._reopen_at, now + REOPEN_S[0]))
-        elif isinstance(error, AnswerTimeoutError) or self._silence.is_silent(unit):
+        elif not isinstance(error, CorruptAnswerError) or self._silence.is_silent(unit):
             meter.cause = outcome(error)
             # Nothing tells a late answer on a serial line from the meter's next one.
             hold = 2 * float(self._plan.config.timeout) - took if self._plan.address.is_serial else 0.0
@@ -371,3 +387,8 @@ class LinePoller:
 def _smallest_first(asked: Sequence[PlannedRequest]) -> list[int]:
     """The requests' places: what a silent meter is asked first costs least."""
     return sorted(range(len(asked)), key=lambda place: asked[place].request.data_bytes)
+
+
+def _is_answer(error: ModbusError | LineDownError) -> bool:
+    """Whether it says that the meter is there: a refusal of its own, not of a gateway box that cannot reach it."""
+    return isinstance(error, ExceptionAnswerError) and outcome(error) not in UNREACHED

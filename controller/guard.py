@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import unquote
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from grpc import aio
 
-from parkfleet.controller.caller import DeniedError, enter
+from parkfleet.controller.caller import DeniedError, Proof, enter
 from parkfleet.controller.demands import AGENT_SERVICES
 from parkfleet.controller.gate import AwayError, Deed, Gatekeeper, UnknownCallerError
 from parkfleet.proto.errors import DATABASE_AWAY
@@ -78,10 +79,13 @@ class Guard(aio.ServerInterceptor):
             deed = await self._admitted(method, None if parse is None else request, context)
             checked = self._clock()
             try:
-                async with self._gate.doing(deed, lambda error: _told(error, context)):
-                    async for answer in inner(request, context):
+                async with (
+                    self._gate.doing(deed, lambda error: _told(error, context)),
+                    aclosing(inner(request, context)) as answers,
+                ):
+                    async for answer in answers:
                         if self._clock() - checked >= RECHECK_S:
-                            await self._gate.again(deed, _token(context))
+                            await self._gate.again(deed, _proof(context))
                             checked = self._clock()
                         deed.answer = answer
                         yield answer
@@ -92,7 +96,7 @@ class Guard(aio.ServerInterceptor):
 
     async def _admitted(self, method: str, request: Any, context: Context) -> Deed:
         try:
-            deed = await self._gate.admit(method, request, _token(context), peer_address(context.peer()))
+            deed = await self._gate.admit(method, request, _proof(context), peer_address(context.peer()))
         except _REFUSED as error:
             await _refuse(context, error)
         enter(deed.caller)
@@ -123,10 +127,28 @@ class Careful(aio.ServerInterceptor):
 async def _parsed(parse: Callable[[bytes], Any] | None, body: bytes, context: Context) -> Any:
     """A request; parsed by us, for gRPC writes a page of log for each that is none, whoever sent it."""
     try:
-        return body if parse is None else parse(body)
+        request = body if parse is None else parse(body)
     except DecodeError:
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a message that is not of this protocol")
         raise AssertionError("abort() raises") from None
+    if isinstance(request, Message) and (told := _odd(request)):
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, told)
+    return request
+
+
+def _odd(message: Message) -> str:
+    """What of a request no database could hold; empty when it could."""
+    for field, value in message.ListFields():
+        values = value if field.is_repeated else [value]
+        if field.type == field.TYPE_STRING and any("\0" in text for text in values):
+            return f"{field.name}: a text has no character of number 0"
+        if field.type == field.TYPE_UINT64 and any(number >= 2**63 for number in values):
+            return f"{field.name}: expected a number below 2^63"
+        if field.message_type is not None and not field.message_type.GetOptions().map_entry:
+            for inner in values:
+                if told := _odd(inner):
+                    return told
+    return ""
 
 
 def peer_address(peer: str) -> str:
@@ -135,6 +157,12 @@ def peer_address(peer: str) -> str:
     if kind in ("ipv4", "ipv6"):
         return rest.rpartition(":")[0].strip("[]")[:64]
     return kind[:64]
+
+
+def _proof(context: Context) -> Proof:
+    """What the caller shows: a token in the metadata, a certificate in TLS."""
+    shown = list((context.auth_context() or {}).get("x509_pem_cert", ()))
+    return Proof(_token(context), shown[0] if len(shown) == 1 else b"")
 
 
 def _token(context: Context) -> str:
