@@ -110,7 +110,7 @@ async def play(run: Run, kills: int) -> Squeezed:
 async def _until_it_thins(run: Run) -> None:
     """The agent is left alone until its buffer is full."""
     async with asyncio.timeout(240):
-        while not (await asyncio.to_thread(held_by, run.buffer)).thinned:  # noqa: ASYNC110 - of another process
+        while not (await asyncio.to_thread(held_by, run.buffer)).thinned:  # noqa: ASYNC110 (a file tells nobody)
             await asyncio.sleep(1)  # how often it is looked
 
 
