@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := $(wildcard native/*.pyx native/*.pxd native/*.py proto/*.proto) setup.py pyproject.toml
 
-.PHONY: help demo test check build bench-codec codec-prior bench-plan bench-engine bench-agent bench-writes bench-rules \
-  fault-agent fuzz clean
+.PHONY: help demo test check build bench-codec codec-prior bench-plan bench-engine bench-agent bench-fleet bench-writes bench-rules \
+  fault-agent fault-sessions fuzz clean
 
 help:
 	@echo "make demo    the whole way on this machine: simulated meters to a consumer   ARGS=\"--duration 30s --outage 8s\""
@@ -14,10 +14,12 @@ help:
 	@echo "make check   ruff, mypy --strict, import rules"
 	@echo "make bench-plan   wire time of the read plan beside Telegraf's optimisations"
 	@echo "make bench-engine the line engine beside libmodbus, pymodbus, minimalmodbus (8 min; apt install libmodbus-dev)"
+	@echo "make bench-fleet  one controller and 10,000 gateways with mutual TLS, on this machine (18 min)"
 	@echo "make bench-agent  the whole agent beside ThingsBoard IoT Gateway: cost, rate, delay, memory, backlog (11 min)"
 	@echo "make bench-writes what a day of readings writes to an SD card (3 min)"
 	@echo "make bench-rules  what rules and deadbands cost a scan (1 min)"
 	@echo "make fault-agent  kill -9, lost brokers, partitions, full disks, damaged files: the account must come out (13 min)"
+	@echo "make fault-sessions 100,000 gateways come and go at a controller, and leave nothing behind (12 min)"
 	@echo "make fuzz    native parsers under libFuzzer with sanitizers, a million executions each (20 min; apt install clang)"
 	@echo "make bench-codec  bytes a reading beside Sparkplug, zstd, Gorilla, Chimp, pcodec, Parquet (needs PARKFLEET_DATA)"
 	@echo "make codec-prior  trains the codec's prior anew: another codec (needs PARKFLEET_DATA)"
@@ -58,6 +60,9 @@ bench-engine: $(READY)
 	@$(BIN)/python -c 'import minimalmodbus' 2>/dev/null || $(BIN)/python -m pip install --quiet minimalmodbus
 	$(BIN)/python -m tests.benchmarks.bench_engine
 
+bench-fleet: $(READY)
+	$(BIN)/python -m tests.benchmarks.bench_fleet
+
 # ThingsBoard IoT Gateway installs pymodbus by itself when it starts; the version it wants is installed beforehand.
 build/thingsboard/.ready:
 	$(PYTHON) -m venv build/thingsboard
@@ -75,6 +80,9 @@ bench-rules: $(READY)
 
 fault-agent: $(READY)
 	$(BIN)/python -m tests.faults.fault_agent
+
+fault-sessions: $(READY)
+	$(BIN)/python -m tests.faults.fault_sessions $(ARGS)
 
 fuzz: $(READY)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet atheris

@@ -42,6 +42,7 @@ _OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 120_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.bdp_probe", 0),
     # Reconnecting, with its pauses, is the session's business; what gRPC calls so is its time for one connection.
     ("grpc.enable_retries", 0),
     ("grpc.min_reconnect_backoff_ms", int(CONNECT_S * 1000)),

@@ -22,14 +22,14 @@ from parkfleet.agent.turns import Turns
 from parkfleet.agent.usb_serial import advise
 from parkfleet.agent.zone import UTC, Zone
 from parkfleet.protocols.modbus.pdu import (
-    AnswerTimeoutError,
+    CorruptAnswerError,
     ExceptionAnswerError,
     ModbusError,
     ReadRequest,
     Request,
 )
 from parkfleet.protocols.payload.series import Scan
-from parkfleet.protocols.quality import EXCEPTION, Quality, quality_name
+from parkfleet.protocols.quality import EXCEPTION, UNREACHED, Quality, quality_name
 from parkfleet.protocols.readplan import PlannedRequest, WireCost
 from parkfleet.protocols.registers import decode
 
@@ -222,7 +222,7 @@ class LinePoller:
             except (ModbusError, LineDownError) as error:
                 read.outcomes[place] = outcome(error)
                 self._failed(meter, planned.points, read.quality, read.outcomes[place], str(error))
-                if isinstance(error, ExceptionAnswerError):
+                if _is_answer(error):
                     read.answered = read.answered or self._clock()
                     continue  # the meter is well: it keeps its other points
                 read.cause = read.outcomes[place]
@@ -271,11 +271,11 @@ class LinePoller:
     ) -> None:
         """What a transaction says about the meter's being there. Seconds."""
         unit = meter.plan.config.unit
-        if error is None or isinstance(error, ExceptionAnswerError):
+        if error is None or _is_answer(error):
             self._silence.answered(unit, now, max(took - wire, 1e-6))
         elif isinstance(error, LineDownError):
             self._silence.put_off(unit, max(self._reopen_at, now + REOPEN_S[0]))
-        elif isinstance(error, AnswerTimeoutError) or self._silence.is_silent(unit):
+        elif not isinstance(error, CorruptAnswerError) or self._silence.is_silent(unit):
             meter.cause = outcome(error)
             # Nothing tells a late answer on a serial line from the meter's next one.
             hold = 2 * float(self._plan.config.timeout) - took if self._plan.address.is_serial else 0.0
@@ -371,3 +371,8 @@ class LinePoller:
 def _smallest_first(asked: Sequence[PlannedRequest]) -> list[int]:
     """The requests' places: what a silent meter is asked first costs least."""
     return sorted(range(len(asked)), key=lambda place: asked[place].request.data_bytes)
+
+
+def _is_answer(error: ModbusError | LineDownError) -> bool:
+    """Whether it says that the meter is there: a refusal of its own, not of a gateway box that cannot reach it."""
+    return isinstance(error, ExceptionAnswerError) and outcome(error) not in UNREACHED

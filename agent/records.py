@@ -6,19 +6,15 @@ Most records are good and say nothing new: for those the way is short, and nothi
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from parkfleet.agent.activity import LineStatus, OnFailure, OnScan
 from parkfleet.agent.plan import MeterPlan
 from parkfleet.native.spec import Record
 from parkfleet.protocols.payload.series import Scan
-from parkfleet.protocols.quality import EXCEPTION, Quality, quality_name
+from parkfleet.protocols.quality import EXCEPTION, UNREACHED, Quality, quality_name
 from parkfleet.protocols.readplan import PlannedRequest
 
 log = logging.getLogger(__name__)
-
-#: What a gateway box answers for a meter that it cannot reach.
-UNREACHED: Final = frozenset({EXCEPTION | 10, EXCEPTION | 11})
 
 
 class Layout:

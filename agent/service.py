@@ -29,7 +29,6 @@ from parkfleet.agent.trial import Observation
 from parkfleet.agent.trust import Trust
 from parkfleet.agent.watch import Watch
 from parkfleet.protocols.payload.codecs import CODEC, encode
-from parkfleet.protocols.payload.request import ReplayAnswer, ReplayRequest
 from parkfleet.protocols.payload.schema import Schema
 from parkfleet.protocols.payload.topics import GatewayTopics
 
@@ -205,10 +204,6 @@ class AgentService:
                 await asyncio.sleep(STATS_S)  # how fresh a heartbeat's buffer depth is
                 latest = await self._buffer.stats()
                 session.look()
-
-    async def replay(self, request: ReplayRequest) -> ReplayAnswer:
-        """Sends acknowledged batches again, for whoever asks: a consumer does so on `…/request` by itself."""
-        return await self._forwarder.replay(request)
 
     async def observed(self) -> Observation:
         """How the gateway fares with this configuration."""

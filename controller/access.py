@@ -40,15 +40,15 @@ class Role(IntEnum):
 
 
 class Permission(Enum):
-    """A kind of deed."""
+    """A kind of deed; the value completes "may not …"."""
 
-    SEE = "see"  # gateways, their state and configuration
-    CONFIGURE = "configure"  # layers
-    ACT = "act"  # remote hands
-    ENROL = "enrol"  # join tokens, admission and revocation of gateways
-    SECRETS = "secrets"
-    PEOPLE = "people"  # users, their grants and passwords
-    AUDIT = "audit"  # read the audit log
+    SEE = "see gateways and their configuration"
+    CONFIGURE = "change the configuration"
+    ACT = "work on gateways"  # remote hands
+    ENROL = "enrol or revoke gateways"  # join tokens, too
+    SECRETS = "change secrets"
+    PEOPLE = "manage people"  # users, their grants and passwords
+    AUDIT = "read the audit log"
 
 
 #: The lowest role that may do it.

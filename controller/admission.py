@@ -1,10 +1,10 @@
 """Admission: when a gateway's session may begin, so that a fleet that comes back at once is taken in as fast as can be
 borne. Pure: the time and the CPU's come from outside.
 
-Each session has a place in time, one after the other at a rate that follows from what a session was measured to cost.
-Who comes before his place waits here, if not for long, else is sent away until then, and has the place when he is back.
+Each session has a place in a queue, which moves on at a rate that follows from what a session was measured to cost. Who
+comes before his turn waits here, if not for long, else is sent away until then, and has the place when he is back.
 
-Invariants: places of a second are at most the rate; a gateway that comes back at its place is never sent away again;
+Invariants: the turns of a second are at most the rate; a gateway that comes back at its turn is never sent away again;
 what is kept of gateways is bounded.
 """
 
@@ -48,9 +48,9 @@ LEAST: Final = 0.2
 
 
 class Turn(NamedTuple):
-    """What a gateway that wants in is told: wait here so long, or come back in so long. Seconds."""
+    """What a gateway that wants in is told: wait here until it is the turn of its place, or come back in so long."""
 
-    wait_s: float = 0.0
+    place: float = 0.0
     away_s: float = 0.0  # 0: it may stay
 
 
@@ -80,8 +80,10 @@ class Admission:
         self.rate = FIRST_RATE  # sessions a second
         self._pressure = 1.0  # part of the rate that the machine bears beside whatever else it does
         self.counts = AdmissionCounts()
-        self._next = clock()  # the first place that is free
-        self._places: OrderedDict[GatewayKey, float] = OrderedDict()  # of who was sent away, the earliest first
+        self._next = 0.0  # the first place that is free
+        self._turn = 0.0  # the place whose turn it is
+        self._turned = clock()  # when it was
+        self._places: OrderedDict[GatewayKey, float] = OrderedDict()  # of who was sent away, the first first
         self._own: OrderedDict[GatewayKey, float] = OrderedDict()  # until when each has used its own share up
         self._cost = BUDGET / FIRST_RATE  # CPU seconds a session
         self._quiet = 0.0  # CPU seconds a second without admissions
@@ -94,20 +96,23 @@ class Admission:
         if (away := self._over_its_share(key, now)) > 0:
             self.counts.sent_away += 1
             return Turn(away_s=away)
+        self._move_on(now)
         place = self._places.pop(key, None)
+        patience = HOLD_S if place is None else EARLY_S
         if place is None:
-            self._next = max(self._next, now - BURST / self.rate)
-            place = self._next
-            self._next += 1 / self.rate
-            patience = HOLD_S
-        else:
-            patience = EARLY_S
-        if place - now <= patience:
+            place = max(self._next, self._turn - BURST)
+            self._next = place + 1
+        if (left := self.left(place)) <= patience:
             self._count_own(key, now)
-            return Turn(wait_s=max(0.0, place - now))
-        self._keep(key, place, now)
+            return Turn(place)
+        self._keep(key, place)
         self.counts.sent_away += 1
-        return Turn(away_s=place - now)
+        return Turn(away_s=left)
+
+    def left(self, place: float) -> float:
+        """Seconds until it is a place's turn, as things are now; 0: it is, or was."""
+        self._move_on(self._clock())
+        return max(0.0, (place - self._turn) / self.rate)
 
     def measure(self, late_s: float) -> None:
         """Looks at what was done since the last time, and at what that has cost. To be called about once a second.
@@ -126,11 +131,18 @@ class Admission:
         elif not asked and not begun:
             self._quiet += SMOOTH * (used / passed - self._quiet)
         self._pressure = max(self._pressure * LOWER, LEAST) if late_s > LATE_S else min(self._pressure + RAISE, 1.0)
+        self._move_on(now)
         low, high = RATES
         self.rate = min(max(self._pressure * BUDGET / max(self._cost, 1e-6), low), high)
 
-    def _keep(self, key: GatewayKey, place: float, now: float) -> None:
-        while self._places and (len(self._places) >= MAX_GATEWAYS or next(iter(self._places.values())) < now - KEPT_S):
+    def _move_on(self, now: float) -> None:
+        """The queue moves on with time."""
+        self._turn += (now - self._turned) * self.rate
+        self._turned = now
+
+    def _keep(self, key: GatewayKey, place: float) -> None:
+        over = self._turn - KEPT_S * self.rate
+        while self._places and (len(self._places) >= MAX_GATEWAYS or next(iter(self._places.values())) < over):
             self._places.popitem(last=False)
         self._places[key] = place
 

@@ -67,10 +67,10 @@ def denied(principal: Principal, permission: Permission, reach: Reach) -> str:
     """Why somebody may not, and what would help."""
     where = " and ".join(str(scope) for scope in reach.scopes[:3]) or "any part of the fleet"
     more = f" and {len(reach.scopes) - 3} more" if len(reach.scopes) > 3 else ""
-    held = ", ".join(map(str, principal.grants)) or "nothing"
+    held = ", ".join(map(str, principal.grants if principal.cap is None else principal.cap)) or "nothing"
     return (
         f"{principal.signature} may not {permission.value} in {where}{more}: it takes "
-        f"{LEAST[permission].word} there, granted is {held}. Ask an admin for it (`parkfleet fleet user grant`)"
+        f"{LEAST[permission].word} there, granted is {held}"
     )
 
 

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from parkfleet.controller import broker_cli
+from parkfleet.controller import broker_cli, recover_cli
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 app.add_typer(broker_cli.app)  # broker-config
+app.add_typer(recover_cli.app)  # password
 
 
 @app.callback()

@@ -9,7 +9,7 @@ from grpc import aio
 from parkfleet.controller.bearer import bearers
 from parkfleet.controller.view import GatewayView
 from parkfleet.proto import fleet_pb2, limits
-from parkfleet.proto.errors import cause
+from parkfleet.proto.errors import DATABASE_AWAY, cause
 from parkfleet.proto.fleet_pb2_grpc import FleetStub
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class FleetClient:
     ca: the certificate (PEM) of the controller's authority, without which nothing is encrypted.
     """
 
-    def __init__(self, address: str, token: str = "", ca: bytes | None = None) -> None:
+    def __init__(self, address: str, *, token: str = "", ca: bytes | None = None) -> None:
         self._address = address
         self._token = token
         self._ca = ca
@@ -104,6 +104,8 @@ class FleetClient:
     def told(self, error: aio.AioRpcError) -> FleetError:
         """A failed call, as a sentence for the operator."""
         details = cause(error)
+        if details == DATABASE_AWAY:
+            return UnreachableError(f"{self._address}: {details}")
         if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             return UnreachableError(
                 f"no controller at {self._address}: {details}. Start one with `parkfleet controller run`, "

@@ -10,6 +10,7 @@ import hmac
 import re
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -18,7 +19,7 @@ from sqlalchemy import BigInteger, Column, Row, Table, Text, delete, insert, sel
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from parkfleet.controller.access import Grant, Principal, Via
-from parkfleet.controller.database import Database, metadata
+from parkfleet.controller.database import UNAVAILABLE, Database, metadata
 from parkfleet.controller.people import USERS, PeopleError, grants_of
 
 #: A working day: signing in each morning is no burden. Seconds.
@@ -27,6 +28,11 @@ SESSION_S: Final = 12 * 3600
 MAX_TOKEN_S: Final = 366 * 86400
 #: Tokens of one user that are neither revoked nor expired.
 MAX_TOKENS: Final = 100
+
+#: While the database is away, who was recognised so long ago at most may go on looking; changes wait anyway, for they
+#: are told in it. Somebody who was disabled at another replica meanwhile sees so long what they saw before. Seconds.
+GRACE_S: Final = 300
+MAX_RECENT: Final = 1000
 
 SESSION: Final = "pfs"
 API_TOKEN: Final = "pfa"
@@ -87,6 +93,8 @@ class Credentials:
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self._database = database
         self._clock = clock
+        # By the hash of a token: whom it stood for, and until when that holds while the database is away, ms UTC.
+        self._recent: OrderedDict[str, tuple[Principal, int]] = OrderedDict()
 
     async def open_session(self, user: str) -> Issued:
         """A session of somebody whose password was right."""
@@ -141,10 +149,30 @@ class Credentials:
             await connection.execute(update(TOKENS).where(*mine).values(revoked_ms=self._now()))
 
     async def recognise(self, token: str) -> Principal | None:
-        """Whom a token stands for; None when it is none, or no longer one."""
+        """Whom a token stands for; None when it is none, or no longer one.
+
+        While the database is away, as it was at the last call of the last minutes. Raises one of UNAVAILABLE.
+        """
         match = _TOKEN.fullmatch(token)
         if match is None:
             return None
+        name = _hash(token)
+        try:
+            found = await self._look_up(match)
+        except UNAVAILABLE:
+            principal, until_ms = self._recent.get(name, (None, 0))
+            if self._now() >= until_ms:
+                raise
+            return principal
+        self._recent.pop(name, None)
+        if found is not None:
+            self._recent[name] = found[0], min(found[1], self._now() + GRACE_S * 1000)
+        while len(self._recent) > MAX_RECENT:
+            self._recent.popitem(last=False)
+        return found[0] if found else None
+
+    async def _look_up(self, match: re.Match[str]) -> tuple[Principal, int] | None:
+        """Whom a token stands for, and until when, ms UTC."""
         kind, identity, secret = match.groups()
         async with self._database.read() as connection:
             table = SESSIONS if kind == SESSION else TOKENS
@@ -157,9 +185,9 @@ class Credentials:
         if grants is None:
             return None
         if kind == SESSION:
-            return Principal(row.user_name, Via.SESSION, grants, credential=identity)
+            return Principal(row.user_name, Via.SESSION, grants, credential=identity), row.expires_ms
         found = _api_token(row)
-        return Principal(found.user, Via.API_TOKEN, grants, found.grants, identity, found.name)
+        return Principal(found.user, Via.API_TOKEN, grants, found.grants, identity, found.name), found.expires_ms
 
     async def expiry_of(self, principal: Principal) -> int:
         """When somebody's session or token ends, ms UTC; 0: it does not."""

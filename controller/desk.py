@@ -45,6 +45,7 @@ class Desk:
     """All deeds of one controller."""
 
     def __init__(self) -> None:
+        self.elsewhere: Callable[[GatewayKey], str] = lambda _: ""  # the replica that has a gateway's session, if one
         self._sessions: dict[GatewayKey, tuple[int, Send]] = {}
         self._deeds: dict[int, _UnderWay] = {}
         self._numbers = itertools.count(1)
@@ -113,6 +114,8 @@ class Desk:
         if len(self._deeds) >= MAX_DEEDS:
             raise DeskError(f"{MAX_DEEDS} deeds are under way: try again")
         if key not in self._sessions:
+            if other := self.elsewhere(key):
+                raise DeskError(f"{key} has its session at another controller: ask {other}")
             raise DeskError(f"{key} is not connected to this controller: see `parkfleet fleet list`")
         deed = _UnderWay(key, next(self._numbers))
         kind = call.WhichOneof("deed") or ""

@@ -1,22 +1,27 @@
 """Enrolment service: what a box without a valid certificate may ask, and how a gateway renews its own, over gRPC."""
 
 import logging
+from dataclasses import replace
 from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
 from grpc import aio
 
+from parkfleet.controller.audit_chain import AuditFact, AuditResult
 from parkfleet.controller.authority import RequestError, requested_key
 from parkfleet.controller.checks import RefusedError, check_name
 from parkfleet.controller.database import UNAVAILABLE
 from parkfleet.controller.deny_list import RevokedError
-from parkfleet.controller.enrolments import Application
+from parkfleet.controller.enrolments import Application, Outcome
 from parkfleet.controller.gatehouse import Credential, Gatehouse
+from parkfleet.controller.guard import peer_address
 from parkfleet.controller.identity_errors import Fault, IdentityError
 from parkfleet.controller.listeners import PublicAddresses
 from parkfleet.controller.rate_limit import Rate, RateLimit, network_of
+from parkfleet.controller.witness import Witness
 from parkfleet.proto import enrolment_pb2 as pb
 from parkfleet.proto.enrolment_pb2_grpc import CertificateRenewalServicer, EnrolmentServicer
+from parkfleet.proto.errors import DATABASE_AWAY
 from parkfleet.protocols.join_token import SECRET_BYTES, is_token_id
 
 Context: TypeAlias = aio.ServicerContext[Any, Any]
@@ -48,7 +53,14 @@ STATUS: Final = {
 class EnrolmentService(EnrolmentServicer):
     """The service of those who have proven nothing yet."""
 
-    def __init__(self, gatehouse: Gatehouse, addresses: PublicAddresses, limit: RateLimit | None = None) -> None:
+    def __init__(
+        self,
+        gatehouse: Gatehouse,
+        addresses: PublicAddresses,
+        limit: RateLimit | None = None,
+        witness: Witness | None = None,
+    ) -> None:
+        self._witness = witness
         self._gatehouse = gatehouse
         self._addresses = addresses
         self._limit = limit or RateLimit(PEER_RATE, TOTAL_RATE)
@@ -64,7 +76,12 @@ class EnrolmentService(EnrolmentServicer):
         try:
             outcome = await self._gatehouse.apply(_application(request, context.peer()))
         except (IdentityError, RequestError, RefusedError, *UNAVAILABLE) as error:
+            await self._tell_refused(
+                context, "Enroll", f"gateway {request.park}/{request.gateway}", error, request.token
+            )
             await refuse(context, error, "enrolment")
+        if outcome.new:
+            await self._tell_enrolled(context, outcome, request.token)
         answer = pb.EnrollResponse(park=outcome.key.park, gateway=outcome.key.gateway)
         if outcome.certificate is None:
             answer.waiting.CopyFrom(pb.Waiting(ask_again_ms=ASK_AGAIN_MS))
@@ -85,13 +102,36 @@ class EnrolmentService(EnrolmentServicer):
                 raise IdentityError(Fault.UNPROVEN, "the proof is too long")
             pem = await self._gatehouse.reclaim(request.certificate, request.nonce, request.signature)
         except (IdentityError, *UNAVAILABLE) as error:
+            await self._tell_refused(context, "Reclaim", "a certificate", error)
             await refuse(context, error, "reclaiming a certificate")
         return certificate_message(self._gatehouse, pem, self._addresses)
 
     async def _admit(self, context: Context) -> None:
         if wait_s := self._limit.take(network_of(context.peer())):
             told = f"too many enrolments at once: try again in {max(1, round(wait_s))} s"
+            await self._tell(AuditFact("Enrolment", AuditResult.REFUSED, detail=told), context)
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, told)
+
+    async def _tell_enrolled(self, context: Context, outcome: Outcome, token: str) -> None:
+        detail = "another box has its name now" if outcome.replaced else "it has a certificate"
+        if outcome.certificate is None:
+            detail = "it waits for an operator"
+        fact = AuditFact("Enrolment/Enroll", AuditResult.DONE, via=f"join token {token}", detail=detail)
+        scope = f"park/{outcome.key.park}"
+        await self._tell(replace(fact, target=f"gateway {outcome.key}", scope=scope), context)
+
+    async def _tell_refused(
+        self, context: Context, method: str, target: str, error: Exception, token: str = ""
+    ) -> None:
+        """Of a token its public part, if it is one at all; of a database that is away, nothing."""
+        if isinstance(error, IdentityError | RequestError | RefusedError):
+            via = f"join token {token}" if is_token_id(token) else ""
+            fact = AuditFact(f"Enrolment/{method}", AuditResult.REFUSED, via=via, target=target, detail=str(error))
+            await self._tell(fact, context)
+
+    async def _tell(self, fact: AuditFact, context: Context) -> None:
+        if self._witness is not None:
+            await self._witness.tell(replace(fact, peer=peer_address(context.peer())))
 
 
 class RenewalService(CertificateRenewalServicer):
@@ -148,7 +188,7 @@ async def refuse(context: Context, error: BaseException, what: str) -> NoReturn:
             code, told = grpc.StatusCode.INVALID_ARGUMENT, str(error)
         case _:
             log.error("%s from %s failed: the database: %s", what, context.peer(), error)
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the controller's database is away: try again")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, DATABASE_AWAY)
     log.warning("%s from %s is refused: %s", what, context.peer(), told)
     await context.abort(code, told)
     raise AssertionError("abort() raises")

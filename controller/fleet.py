@@ -145,6 +145,11 @@ class FleetState:
             end(reason, random.randint(0, spread_ms))
         self._watchers.close()
 
+    def elsewhere(self, key: GatewayKey) -> str:
+        """The other replica that has a gateway's session; empty when it has none, or has it here."""
+        gateway = self.registry.get(key)
+        return gateway.replica if gateway is not None and gateway.is_online and not gateway.session else ""
+
     def watch(self, park: str) -> tuple[Watcher, list[Gateway]]:
         """A watcher of a park ("" for all), and the gateways before its first change. Raises RefusedError."""
         watcher = self._watchers.add(park)

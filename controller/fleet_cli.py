@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from parkfleet.controller import config_cli, gateway_cli, remote_cli, secret_cli, token_cli
+from parkfleet.controller import (
+    api_token_cli,
+    audit_cli,
+    config_cli,
+    gateway_cli,
+    remote_cli,
+    secret_cli,
+    sign_in_cli,
+    token_cli,
+    user_cli,
+)
 from parkfleet.controller.call import CA_VARIABLE, DEFAULT, Controller, fleet_client, run_call
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -28,6 +38,10 @@ def group(
 app.add_typer(config_cli.app, name="config")
 app.add_typer(gateway_cli.app, name="gateway")
 app.add_typer(secret_cli.app, name="secret")
+app.add_typer(sign_in_cli.app)  # login, logout, whoami
+app.add_typer(user_cli.app, name="user")
+app.add_typer(api_token_cli.app, name="api-token")
+app.add_typer(audit_cli.app, name="audit")
 app.add_typer(token_cli.app, name="token")
 app.add_typer(remote_cli.app)  # logs, scan, read, replay, restart, capture
 

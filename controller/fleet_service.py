@@ -1,5 +1,6 @@
 """FleetService: what operators ask: list the gateways, watch them."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 #: A page ends with the gateway that passes this: with one gateway more at most (256 KiB of heartbeat) it stays
 #: below the bound of a message. Bytes.
 PAGE_BYTES: Final = 512 * 1024
+#: Gateways that are put on a page before others have their turn: some milliseconds.
+AT_ONCE: Final = 100
 
 _STATES: Final = {
     State.ONLINE: fleet_pb2.Gateway.STATE_ONLINE,
@@ -62,6 +65,8 @@ class FleetService(FleetServicer):
             message = self._message(found[key] or key)
             size += message.ByteSize()
             page.gateways.append(message)
+            if len(page.gateways) % AT_ONCE == 0:
+                await asyncio.sleep(0)
         return page
 
     async def WatchGateways(

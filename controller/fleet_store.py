@@ -61,8 +61,6 @@ _KEY: Final = ("park", "gateway")
 TOPIC: Final = "fleet"
 #: Rows that are made into gateways before others have their turn: some milliseconds.
 AT_ONCE: Final = 200
-#: Rows of one statement; SQLite takes 32,766 parameters, 15 a row.
-CHUNK: Final = 500
 
 
 class FleetStore:
@@ -81,18 +79,14 @@ class FleetStore:
 
     async def claim(self, gateways: Sequence[Gateway]) -> dict[GatewayKey, int]:
         """Sessions of these gateways, each once, begin here; each one's epoch, above all that there were."""
-        epochs: dict[GatewayKey, int] = {}
         async with self._in_order, self._db.write() as connection:
-            rows = self._rows(gateways, self._next())
-            for row in rows:
-                row["epoch"] = 1
-            for start in range(0, len(rows), CHUNK):
-                insert = upsert(connection, _gateway).values(rows[start : start + CHUNK])
-                new = {name: insert.excluded[name] for name in rows[0] if name not in (*_KEY, "epoch")}
-                new["epoch"] = _gateway.c.epoch + 1
-                done = insert.on_conflict_do_update(index_elements=_KEY, set_=new).returning(*_columns(*_KEY, "epoch"))
-                for given in await connection.execute(done):
-                    epochs[GatewayKey(given.park, given.gateway)] = given.epoch
+            rows = [{**row, "epoch": 1} for row in self._rows(gateways, self._next())]
+            insert = upsert(connection, _gateway)
+            new = {column.name: insert.excluded[column.name] for column in _gateway.c if column.name not in _KEY}
+            new["epoch"] = _gateway.c.epoch + 1
+            claim = insert.on_conflict_do_update(index_elements=_KEY, set_=new)
+            given = await connection.execute(claim.returning(*_columns(*_KEY, "epoch")), rows)
+            epochs = {GatewayKey(row.park, row.gateway): row.epoch for row in given}
             await self._bus.tell(connection, TOPIC, self.replica)
         return epochs
 

@@ -30,6 +30,10 @@ class UnknownCallerError(Exception):
     """Nobody knows who calls; the message says what to do."""
 
 
+class AwayError(Exception):
+    """The database is away: nothing can be looked up, told or changed."""
+
+
 @dataclass
 class Deed:
     """A call that was let through, while it is done."""
@@ -44,7 +48,7 @@ class Gatekeeper(Protocol):
     """A gate."""
 
     async def admit(self, method: str, request: Any, token: str, peer: str) -> Deed:
-        """Lets a call through. Raises DeniedError, UnknownCallerError."""
+        """Lets a call through. Raises DeniedError, UnknownCallerError, AwayError."""
 
     async def again(self, deed: Deed, token: str) -> None:
         """The same for a call that takes long: somebody may have lost their rights meanwhile."""
@@ -79,13 +83,16 @@ class Gate:
     def __init__(
         self, credentials: "Credentials", audit: "AuditLog", refusals: "Refusals", belonging: Belonging
     ) -> None:
+        from parkfleet.controller.database import UNAVAILABLE
+
         self._credentials = credentials
         self._audit = audit
         self._refusals = refusals
         self._belonging = belonging
+        self._away = UNAVAILABLE
 
     async def admit(self, method: str, request: Any, token: str, peer: str) -> Deed:
-        """Lets a call through, and tells of a change that begins. Raises DeniedError, UnknownCallerError."""
+        """Lets a call through, and tells of a change that begins. Raises DeniedError, UnknownCallerError, AwayError."""
         fact = AuditFact(action_of(method), AuditResult.REFUSED, peer=peer)
         try:
             demand = demand_of(method, request, self._belonging)
@@ -95,30 +102,40 @@ class Gate:
             caller = await self._recognise(demand, token, peer)
             fact = replace(fact, actor=caller.principal.user, via=via_of(caller.principal))
             _check(caller, demand)
+            if demand.change:
+                begun = await self._audit.append(replace(fact, result=AuditResult.BEGUN))
+                fact = replace(fact, of=begun.number)
         except (DeniedError, UnknownCallerError) as error:
-            await self._refusals.tell(replace(fact, detail=str(error)))
+            await self._refused(replace(fact, detail=str(error)))
             raise
-        if demand.change:
-            begun = await self._audit.append(replace(fact, result=AuditResult.BEGUN))
-            fact = replace(fact, of=begun.number)
+        except self._away as error:
+            raise _away(fact, error) from None
         return Deed(caller, demand, fact)
 
     async def again(self, deed: Deed, token: str) -> None:
-        """Recognises the caller of a long call anew. Raises DeniedError, UnknownCallerError."""
-        now = await self._recognise(deed.demand, token, deed.caller.peer)
+        """Recognises the caller of a long call anew. Raises DeniedError, UnknownCallerError, AwayError."""
+        try:
+            now = await self._recognise(deed.demand, token, deed.caller.peer)
+        except self._away as error:
+            raise _away(deed.fact, error) from None
         if now.principal != deed.caller.principal:
             raise DeniedError("what you may do was changed meanwhile: call again")
 
     @asynccontextmanager
     async def doing(self, deed: Deed, told: Callable[[BaseException], str]) -> AsyncIterator[None]:
-        """The block in which a call is done; tells how a change ended, and what the service itself refused."""
+        """The block in which a call is done; tells how a change ended, and what the service itself refused.
+
+        Raises AwayError for a database that went away meanwhile.
+        """
         try:
             yield
         except DeniedError as error:
-            await self._refusals.tell(replace(deed.fact, result=AuditResult.REFUSED, detail=str(error)))
+            await self._refused(replace(deed.fact, result=AuditResult.REFUSED, detail=str(error)))
             raise
         except BaseException as error:
             await self._ended(deed, AuditResult.FAILED, told(error))
+            if isinstance(error, self._away):
+                raise _away(deed.fact, error) from None
             raise
         if deed.demand.change:
             await self._ended(deed, *deed.demand.outcome(deed.answer))
@@ -128,17 +145,27 @@ class Gate:
             return
         try:
             await self._audit.append(replace(deed.fact, result=result, detail=detail))
-        except Exception:  # it is done, whatever the log says: that it began stands there
+        except self._away:  # it is done, whatever the log says: that it began stands there
             log.exception("how %s by %s ended could not be told in the audit log", deed.fact.action, deed.fact.actor)
+
+    async def _refused(self, fact: AuditFact) -> None:
+        try:
+            await self._refusals.tell(fact)
+        except self._away as error:  # it stays refused
+            log.error(
+                "%s was refused (%s), which could not be told in the audit log: %s", fact.action, fact.peer, error
+            )
 
     async def _recognise(self, demand: Demand, token: str, peer: str) -> Caller:
         """Raises UnknownCallerError."""
+        if demand.open:  # a token is not looked at: whoever signs in may bring the one of a session that has ended
+            return Caller(NOBODY, peer, self._belonging)
         principal = await self._credentials.recognise(token) if token else None
         if principal is None and token:
             raise UnknownCallerError("this session or API token does not hold (any more): sign in with `fleet login`")
-        if principal is None and not demand.open:
+        if principal is None:
             raise UnknownCallerError("nobody is signed in: `parkfleet fleet login`")
-        return Caller(principal or NOBODY, peer, self._belonging)
+        return Caller(principal, peer, self._belonging)
 
 
 def action_of(method: str) -> str:
@@ -165,3 +192,8 @@ def _scope(demand: Demand) -> str:
         return str(demand.scope)
     one = demand.reach.mode is Mode.EVERY and len(demand.reach.scopes) == 1
     return str(demand.reach.scopes[0]) if one else ""
+
+
+def _away(fact: AuditFact, error: BaseException) -> AwayError:
+    log.error("%s from %s cannot be answered: the database: %s", fact.action, fact.peer, error)
+    return AwayError()

@@ -6,12 +6,15 @@ from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import unquote
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from grpc import aio
 
 from parkfleet.controller.caller import DeniedError, enter
 from parkfleet.controller.demands import AGENT_SERVICES
-from parkfleet.controller.gate import Deed, Gatekeeper, UnknownCallerError
+from parkfleet.controller.gate import AwayError, Deed, Gatekeeper, UnknownCallerError
+from parkfleet.proto.errors import DATABASE_AWAY
+
+_REFUSED: Final = (DeniedError, UnknownCallerError, AwayError)
 
 Context: TypeAlias = aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
@@ -61,7 +64,7 @@ class Guard(aio.ServerInterceptor):
             try:
                 async with self._gate.doing(deed, lambda error: _told(error, context)):
                     deed.answer = await inner(request, context)
-            except DeniedError as error:
+            except _REFUSED as error:
                 await _refuse(context, error)
             return deed.answer
 
@@ -82,7 +85,7 @@ class Guard(aio.ServerInterceptor):
                             checked = self._clock()
                         deed.answer = answer
                         yield answer
-            except (DeniedError, UnknownCallerError) as error:
+            except _REFUSED as error:
                 await _refuse(context, error)
 
         return guarded
@@ -90,7 +93,7 @@ class Guard(aio.ServerInterceptor):
     async def _admitted(self, method: str, request: Any, context: Context) -> Deed:
         try:
             deed = await self._gate.admit(method, request, _token(context), peer_address(context.peer()))
-        except (DeniedError, UnknownCallerError) as error:
+        except _REFUSED as error:
             await _refuse(context, error)
         enter(deed.caller)
         return deed
@@ -120,10 +123,28 @@ class Careful(aio.ServerInterceptor):
 async def _parsed(parse: Callable[[bytes], Any] | None, body: bytes, context: Context) -> Any:
     """A request; parsed by us, for gRPC writes a page of log for each that is none, whoever sent it."""
     try:
-        return body if parse is None else parse(body)
+        request = body if parse is None else parse(body)
     except DecodeError:
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a message that is not of this protocol")
         raise AssertionError("abort() raises") from None
+    if isinstance(request, Message) and (told := _odd(request)):
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, told)
+    return request
+
+
+def _odd(message: Message) -> str:
+    """What of a request no database could hold; empty when it could."""
+    for field, value in message.ListFields():
+        values = value if field.is_repeated else [value]
+        if field.type == field.TYPE_STRING and any("\0" in text for text in values):
+            return f"{field.name}: a text has no character of number 0"
+        if field.type == field.TYPE_UINT64 and any(number >= 2**63 for number in values):
+            return f"{field.name}: expected a number below 2^63"
+        if field.message_type is not None and not field.message_type.GetOptions().map_entry:
+            for inner in values:
+                if told := _odd(inner):
+                    return told
+    return ""
 
 
 def peer_address(peer: str) -> str:
@@ -151,6 +172,10 @@ def _told(error: BaseException, context: Context) -> str:
 
 
 async def _refuse(context: Context, error: Exception) -> NoReturn:
-    unknown = isinstance(error, UnknownCallerError)
-    await context.abort(grpc.StatusCode.UNAUTHENTICATED if unknown else grpc.StatusCode.PERMISSION_DENIED, str(error))
+    match error:
+        case AwayError():
+            await context.abort(grpc.StatusCode.UNAVAILABLE, DATABASE_AWAY)
+        case UnknownCallerError():
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+    await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
     raise AssertionError("abort() raises")

@@ -35,9 +35,13 @@ _OPTIONS: Final = (
     # A box that lost its power leaves a half-open connection behind: found within 80 s, also before its hello.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
-    # Agents ping every 60 s; at the default (300 s) they would be thrown out for pinging too much.
+    # Agents ping every 120 s; at the default (300 s) they would be thrown out for pinging too much.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
+    # No ping after each message to measure the link: on a session's few bytes it would double a 4G link's data.
+    ("grpc.http2.bdp_probe", 0),
 )
+#: A gateway has one session on its connection, and renews its certificate beside it now and then.
+_SESSION_OPTIONS: Final = (*_OPTIONS, ("grpc.max_concurrent_streams", 8))
 _ENROLMENT_OPTIONS: Final = (("grpc.max_receive_message_length", limits.MAX_ENROLMENT_BYTES), *_OPTIONS[1:])
 
 
@@ -114,7 +118,7 @@ def guarded_listeners(
     asked = (address, gates.enrolment, gates.operators)
     names = [*gates.names, *(host for host, _ in map(split_address, asked) if not is_everywhere(host))]
     certificate = ServerCertificate(gates.house.authority, [*names, "localhost", "127.0.0.1", "::1"], clock)
-    sessions = _listen(address, certificate.credentials(mutual=True), MAX_SESSIONS)
+    sessions = _listen(address, certificate.credentials(mutual=True), MAX_SESSIONS, _SESSION_OPTIONS)
     tls = certificate.credentials(mutual=False)  # gRPC takes them for one port
     enrolment = _listen(gates.enrolment, tls, MAX_STRANGERS, _ENROLMENT_OPTIONS, [Careful()])
     tls = certificate.credentials(mutual=False)

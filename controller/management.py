@@ -14,7 +14,7 @@ from parkfleet.controller.caller import Caller, DeniedError
 from parkfleet.controller.credentials import API_TOKEN, MAX_TOKEN_S, ApiToken, Credentials, Issued
 from parkfleet.controller.passwords import Passwords, new_password
 from parkfleet.controller.people import MAX_GRANTS, People, PeopleError, User
-from parkfleet.controller.tries import ACCOUNT_FREE, Subject, Tries
+from parkfleet.controller.tries import Tries, account
 
 #: Characters of an API token's name.
 MAX_LABEL: Final = 64
@@ -112,7 +112,7 @@ class Management:
 
     async def _prove(self, name: str, current: str) -> None:
         """Raises PeopleError unless it is the user's password: a session left open is no leave to take it over."""
-        subject = Subject(f"account/{name}", ACCOUNT_FREE, own=True)
+        subject = account(name)
         await self._tries.begin(subject)
         kept, _ = await self._people.password_of(name) or (None, False)
         if not await self._passwords.matches(kept, current):

@@ -57,6 +57,7 @@ class Metrics:
         yield from self._storage_lines()
         late = "latest the event loop was within the last second"
         yield from _one("parkfleet_loop_late_seconds", "gauge", late, server.load.late_s)
+        yield from _one("parkfleet_tasks", "gauge", "asyncio tasks; some three a session", len(asyncio.all_tasks()))
         yield from _process_lines()
 
     def _storage_lines(self) -> Iterator[str]:

@@ -6,11 +6,12 @@ of the method that does the same over gRPC, and does it within `gate.doing()`.
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from parkfleet.controller.access import Via
 from parkfleet.controller.audit_chain import AuditFact, AuditResult
 from parkfleet.controller.audit_log import AuditLog
-from parkfleet.controller.caller import Belonging
+from parkfleet.controller.caller import Belonging, Nowhere
 from parkfleet.controller.credentials import Credentials
 from parkfleet.controller.database import Database
 from parkfleet.controller.gate import Gate
@@ -19,7 +20,8 @@ from parkfleet.controller.passwords import Passwords, new_password
 from parkfleet.controller.people import People
 from parkfleet.controller.refusals import Refusals
 from parkfleet.controller.sign_in import SignIn
-from parkfleet.controller.tries import Tries
+from parkfleet.controller.tries import Tries, account
+from parkfleet.controller.witness import Witness
 
 FIRST_ADMIN = "admin"
 
@@ -34,6 +36,7 @@ class Operators:
         self.tries = Tries(database, clock)
         self.audit = AuditLog(database, clock)
         self.refusals = Refusals(self.audit)
+        self.witness = Witness(self.audit, self.refusals)
         self.sign_in = SignIn(self.people, self.credentials, self.passwords, self.tries, self.audit, self.refusals)
         self.management = Management(self.people, self.credentials, self.passwords, self.tries)
         self.gate = Gate(self.credentials, self.audit, self.refusals, belonging)
@@ -55,6 +58,26 @@ class Operators:
     async def close(self) -> None:
         """What is to be done before the database is closed."""
         await self.refusals.flush()
+
+
+async def recover(url: str, password: str | None, user: str, reason: str) -> str | None:
+    """A new password for a user, who is enabled too; None when there is no such user. Raises DatabaseError."""
+    database = await Database.open(url, password)
+    try:
+        operators = Operators(database, Nowhere())
+        if await operators.people.user(user) is None:
+            return None
+        made = new_password()
+        fact = on_machine("Operators/SetPassword", f"user {user}", reason)
+        begun = await operators.audit.append(replace(fact, result=AuditResult.BEGUN))
+        await operators.people.set_password(user, await operators.passwords.hash(made))
+        await operators.people.enable(user, True)
+        await operators.credentials.close_sessions(user)
+        await operators.tries.succeeded(account(user))
+        await operators.audit.append(replace(fact, of=begun.number))
+        return made
+    finally:
+        await database.close()
 
 
 def on_machine(action: str, target: str, reason: str) -> AuditFact:

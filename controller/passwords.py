@@ -8,11 +8,11 @@ nothing: time tells no one which names there are.
 import asyncio
 import secrets
 import unicodedata
-from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from base64 import b64encode
+from typing import Final
 
-if TYPE_CHECKING:
-    from argon2 import PasswordHasher
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
 
 #: NIST SP 800-63B asks for 8, or for 15 where there is no second factor; tries.py bounds guessing. Characters.
 LEAST_CHARACTERS: Final = 12
@@ -35,6 +35,8 @@ class Passwords:
     """Hashes and compares."""
 
     def __init__(self) -> None:
+        self._hasher = PasswordHasher()
+        self._nobodys = _nobodys(self._hasher)
         self._turn = asyncio.Semaphore(AT_ONCE)
         self._waiting = 0
 
@@ -61,22 +63,10 @@ class Passwords:
             self._waiting -= 1
 
     def _compare(self, kept: str | None, password: str) -> bool:
-        from argon2.exceptions import InvalidHashError, VerificationError
-
         try:
             return self._hasher.verify(kept or self._nobodys, _normal(password))
         except (VerificationError, InvalidHashError):
             return False
-
-    @cached_property
-    def _hasher(self) -> "PasswordHasher":
-        from argon2 import PasswordHasher
-
-        return PasswordHasher()
-
-    @cached_property
-    def _nobodys(self) -> str:
-        return self._hasher.hash(secrets.token_urlsafe())
 
 
 def check(password: str) -> None:
@@ -98,3 +88,9 @@ def new_password() -> str:
 def _normal(password: str) -> str:
     """The same bytes however a keyboard composes its characters."""
     return unicodedata.normalize("NFKC", password)
+
+
+def _nobodys(hasher: PasswordHasher) -> str:
+    """A hash that no password has, at the costs of all others."""
+    salt, digest = (b64encode(secrets.token_bytes(size)).decode().rstrip("=") for size in (16, 32))
+    return f"$argon2id$v=19$m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}${salt}${digest}"

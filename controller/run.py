@@ -21,6 +21,7 @@ from parkfleet.controller.server import ControllerServer
 from parkfleet.protocols.address import split_address
 
 if TYPE_CHECKING:
+    from parkfleet.controller.operators import Operators
     from parkfleet.controller.storage import Storage  # with the controller's own packages only
 
 log = logging.getLogger(__name__)
@@ -37,10 +38,11 @@ async def run_controller(options: ControllerOptions, say: Callable[[str], None])
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as life:
-        storage = gates = None
+        storage = gates = operators = None
         if options.data is not None:
             storage, gates = await _opened(options, options.data, life)
-        server = ControllerServer(options.listen, options.heartbeat, storage=storage, gates=gates)
+            operators = await _people(storage, options.data, say)
+        server = ControllerServer(options.listen, options.heartbeat, storage=storage, operators=operators, gates=gates)
         try:
             await life.enter_async_context(server)
         except BindError as error:
@@ -124,6 +126,20 @@ async def _opened(options: ControllerOptions, folder: Path, life: AsyncExitStack
     except (SecretError, AuthorityError, DatabaseError, ValueError, *UNAVAILABLE) as error:
         raise StartError(str(error)) from None
     return storage, Gates(house, options.enrolment, options.operators, options.names)
+
+
+async def _people(storage: "Storage", folder: Path, say: Callable[[str], None]) -> "Operators":
+    """Who signs in at a controller that keeps something. Raises StartError."""
+    try:
+        from parkfleet.controller.database import UNAVAILABLE
+        from parkfleet.controller.first_admin import open_operators
+    except ModuleNotFoundError as error:
+        told = "--data needs the controller's own packages"
+        raise StartError(f"{told} ({error.name} is missing): pip install 'parkfleet[controller]'") from None
+    try:
+        return await open_operators(storage, folder, say)
+    except UNAVAILABLE as error:
+        raise StartError(str(error)) from None
 
 
 def _replica_name(options: ControllerOptions) -> str:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # with the controller's own packages only
     from parkfleet.controller.operators import Operators
     from parkfleet.controller.replica import Replica
     from parkfleet.controller.storage import Storage
+    from parkfleet.controller.witness import Witness
 
 #: After the goodbyes: for calls that are being answered. Seconds.
 STOP_GRACE_S: Final = 2.0
@@ -72,6 +73,7 @@ class ControllerServer:
         self.door = door or Admission()
         self.load = Load(self.door)
         self.desk = Desk()
+        self.desk.elsewhere = self.fleet.elsewhere
         self.pulse = Pulse(self)
         self._storage = storage
         self._operators = operators
@@ -131,7 +133,8 @@ class ControllerServer:
         add_FleetServicer_to_server(FleetService(self.fleet, self.delivery), operators)
         add_RemoteHandsServicer_to_server(RemoteHandsService(self.desk), operators)
         if house is not None:
-            add_identity(house, listeners, lambda: self.fleet.now().wall_ms)
+            witness = self._operators.witness if self._operators else None
+            add_identity(house, listeners, lambda: self.fleet.now().wall_ms, witness)
         await listeners.start()
         await self._tasks.__aenter__()
         self._run(self._tick(), "controller tick")
@@ -214,7 +217,9 @@ def add_operators(operators: "Operators", server: aio.Server) -> None:
     add_AuditServicer_to_server(AuditService(operators.audit), server)
 
 
-def add_identity(house: "Gatehouse", listeners: Listeners, now_ms: Callable[[], int]) -> None:
+def add_identity(
+    house: "Gatehouse", listeners: Listeners, now_ms: Callable[[], int], witness: "Witness | None"
+) -> None:
     """The services of enrolment and certificates, each on its port."""
     from parkfleet.controller.enrolment_service import EnrolmentService, RenewalService
     from parkfleet.controller.identity_service import IdentityService
@@ -227,6 +232,6 @@ def add_identity(house: "Gatehouse", listeners: Listeners, now_ms: Callable[[], 
     public, enrolment = listeners.public, listeners.enrolment
     assert public is not None and enrolment is not None
     add_CertificateRenewalServicer_to_server(RenewalService(house, public), listeners.sessions.server)
-    add_EnrolmentServicer_to_server(EnrolmentService(house, public), enrolment.server)
+    add_EnrolmentServicer_to_server(EnrolmentService(house, public, witness=witness), enrolment.server)
     operators = listeners.operators.server
     add_FleetIdentityServicer_to_server(IdentityService(house, public.enrolment, now_ms), operators)

@@ -49,6 +49,8 @@ GOODBYE_S: Final = 1.0
 OUTBOX: Final = 16
 #: Places in it that are kept for the last words.
 PARTING: Final = 3
+#: The queue moves faster or slower as the machine can bear: who waits in it looks this often. Seconds.
+LOOK_S: Final = 1.0
 #: A session that cannot begin now is tried again after a random while between these. Milliseconds.
 LATER_MS: Final = (2_000, 15_000)
 #: What an agent may send: the fastest heartbeat (10 a second) twice over. Beyond, it is read more slowly.
@@ -262,12 +264,12 @@ class SessionStream:
         turn = self._door.ask(key)
         if turn.away_s:
             raise LaterError("too many sessions begin: this gateway has its place a little later", turn.away_s)
-        if turn.wait_s:
-            self._door.counts.held += 1
-            try:
-                await asyncio.wait({self._ended_by_us}, timeout=turn.wait_s)
-            finally:
-                self._door.counts.held -= 1
+        self._door.counts.held += 1
+        try:
+            while (left := self._door.left(turn.place)) and not self._ended_by_us.done():
+                await asyncio.wait({self._ended_by_us}, timeout=min(left, LOOK_S))
+        finally:
+            self._door.counts.held -= 1
         if self._ended_by_us.done():
             raise LaterError(self._ended_by_us.result().reason)
         self._door.counts.begun += 1

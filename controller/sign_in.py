@@ -11,7 +11,7 @@ from parkfleet.controller.gate import via_of
 from parkfleet.controller.passwords import Passwords
 from parkfleet.controller.people import People
 from parkfleet.controller.refusals import Refusals
-from parkfleet.controller.tries import ACCOUNT_FREE, Subject, TooManyTriesError, Tries, peer_subject
+from parkfleet.controller.tries import TooManyTriesError, Tries, account, peer_subject
 
 ACTION: Final = "Operators/SignIn"
 #: Characters of a name that are looked at; no user has a longer one.
@@ -54,7 +54,7 @@ class SignIn:
         found = await self._people.password_of(name)
         # A name that nobody has is not told: people type their password there.
         fact = AuditFact(ACTION, AuditResult.REFUSED, name if found else "", peer=peer)
-        subjects = (Subject(f"account/{name}", ACCOUNT_FREE, own=True), peer_subject("sign-in", peer))
+        subjects = (account(name), peer_subject("sign-in", peer))
         try:
             wait_s = await self._tries.begin(*subjects)
         except TooManyTriesError as error:

@@ -94,6 +94,11 @@ class Tries:
                     )
 
 
+def account(name: str) -> Subject:
+    """Whose tries those to sign in as somebody are."""
+    return Subject(f"account/{name}", ACCOUNT_FREE, own=True)
+
+
 def peer_subject(purpose: str, address: str, free: int = PEER_FREE) -> Subject:
     """Whose tries an address's are; of IPv6 its network, for a host has 2^64 addresses to come from."""
     try:

@@ -10,6 +10,7 @@ Everything happens in the engine's thread. How a late answer is never taken for 
 
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
+from libc.string cimport memcpy
 
 from parkfleet.native.clock cimport monotonic
 from parkfleet.native.frames cimport ANSWER, Finding, rtu_search
@@ -245,7 +246,7 @@ cdef inline Transaction *free_transaction(Connection *link) noexcept nogil:
 
 
 cdef inline bint send_request(State *state, Connection *link, Meter *meter, int index) noexcept nogil:
-    """Sends a meter's request; False when the connection was lost by it (everything is settled then)."""
+    """Sends a meter's request, or leaves it to flush(). False: the connection was lost by it, and all is settled."""
     cdef Transaction *transaction = free_transaction(link)
     cdef Request *request = &meter.requests[index]
     cdef Line *line = link.line
@@ -276,10 +277,28 @@ cdef inline bint send_request(State *state, Connection *link, Meter *meter, int 
     link.under_way += 1
     line.counters.requests += 1
     line.counters.bytes_out += request.frame_size
-    if say(link, request.frame, request.frame_size):
-        if line.tapped:
-            put_bytes(state, 0, request.frame, request.frame_size)
-        return True
-    error = errno
-    lose(state, link, error)
-    return False
+    if line.outstanding > 1:
+        memcpy(link.tx + link.tx_size, request.frame, request.frame_size)
+        link.tx_size += request.frame_size
+    elif not say(link, request.frame, request.frame_size):
+        error = errno
+        lose(state, link, error)
+        return False
+    if line.tapped:
+        put_bytes(state, 0, request.frame, request.frame_size)
+    return True
+
+
+cdef inline bint flush(State *state, Line *line) noexcept nogil:
+    """Sends what a line's turn has put together, in one write a connection. False: one was lost by it."""
+    cdef int i, size
+    cdef bint well = True
+    cdef Connection *link
+    for i in range(line.connection_count):
+        link = &line.connections[i]
+        size = link.tx_size
+        link.tx_size = 0
+        if size and not say(link, link.tx, size):
+            lose(state, link, errno)
+            well = False
+    return well

@@ -76,6 +76,7 @@ cdef inline void hang_up(State *state, Connection *link) noexcept nogil:
         epoll_ctl(state.epoll, EPOLL_CTL_DEL, link.fd, NULL)
         close(link.fd)
     link.fd = -1
+    link.tx_size = 0
     link.state = CLOSED
     link.nap_until = 0
     forget_bytes(link)

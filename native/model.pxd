@@ -6,6 +6,7 @@ cdef enum:
     RX_SIZE = 512           # a connection's receive buffer: more than the longest frame (260)
     MAX_CONNECTIONS = 16
     MAX_OUTSTANDING = 16
+    TX_SIZE = 12 * MAX_OUTSTANDING
     RTU_MAX = 256           # unit, function, 252 bytes, CRC
     RTU_REQUEST = 8         # every read request, and what a second master's look like
     MBAP_HEADER = 7
@@ -175,6 +176,8 @@ cdef struct Connection:
     int32_t scan            # RTU: no answer of ours begins before it
     int32_t need            # RTU: nothing new to see before rx holds so many bytes
     uint8_t rx[RX_SIZE]
+    int32_t tx_size         # TCP with several under way: requests that go out together at the end of the line's turn
+    uint8_t tx[TX_SIZE]
 
 cdef struct Counters:
     uint64_t openings       # ports handed over, or told as not to be opened

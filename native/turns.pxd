@@ -6,7 +6,7 @@ from parkfleet.native.arrivals cimport end_nap
 from parkfleet.native.health cimport PF_NEVER, PF_S, plan_probes, probe_time, refill
 from parkfleet.native.heap cimport remove
 from parkfleet.native.link cimport EPOLLIN, EPOLL_CTL_MOD, forget_bytes, watch
-from parkfleet.native.line cimport any_up, lose, send_request, settle_timeout, try_dial
+from parkfleet.native.line cimport any_up, flush, lose, send_request, settle_timeout, try_dial
 from parkfleet.native.model cimport (
     CLOSED, CONNECTING, CORRUPT, DISCONNECTED, READY, SERIAL, TCP, UP, WAITING, Connection, Line, Meter, State,
     Unit,
@@ -254,6 +254,8 @@ cdef inline int64_t settle_line(State *state, Line *line) noexcept nogil:
             check_link(state, &line.connections[i])
     release_due(state, line)
     wake = take_turns(state, line)
+    if line.outstanding > 1 and not flush(state, line):
+        wake = state.now
     if state.stop_by == 0 and line.waiting_count:
         wake = min(wake, line.waiting[0].key)
     for i in range(line.connection_count):

@@ -29,6 +29,9 @@ _SIGNS: Final = (
     ("WRONG_VERSION_NUMBER", TlsFault.CLOSED),
 )
 
+#: What a controller says, as UNAVAILABLE, when it is there and its database is not.
+DATABASE_AWAY: Final = "the controller's database is away: try again"
+
 
 def cause(error: aio.AioRpcError) -> str:
     """The last cause, without gRPC's nested prefixes: "Connection refused"; the status where it gives no other."""

@@ -24,6 +24,8 @@ class Quality(IntEnum):
     HELD = 7  # read, good, and so near to the last value delivered that a deadband kept it back
 
 
+#: What a gateway box answers for a meter that it cannot reach: the meter is silent, the box waited for it.
+UNREACHED: Final = frozenset({EXCEPTION | 10, EXCEPTION | 11})
 #: The codes whose readings carry a value.
 WITH_VALUE: Final = frozenset({Quality.GOOD, Quality.SUSPECT})
 

@@ -5,16 +5,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from parkfleet.simulators.fleet import cli as fleet_cli
+
 if TYPE_CHECKING:
     from parkfleet.simulators.endpoint import TcpEndpoint
     from parkfleet.simulators.line import SerialLine
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Simulated meters and lines.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Simulated meters, lines and fleets.")
+app.add_typer(fleet_cli.app)  # fleet
 
 
 @app.callback()
 def sim() -> None:
-    """Simulated meters and lines, for tests and demonstrations."""
+    """Simulated meters, lines and fleets, for tests and demonstrations."""
 
 
 _EXAMPLE = """Example: a park to point an agent of your own at.

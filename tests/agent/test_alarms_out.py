@@ -20,8 +20,6 @@ from parkfleet.agent.forwarder import Forwarder
 from parkfleet.agent.truth_store import TruthStore
 from parkfleet.protocols.config import BrokerConfig, BufferConfig
 from parkfleet.protocols.payload.consumer import BatchDecoded, Consumer
-from parkfleet.protocols.payload.envelope import Envelope
-from parkfleet.protocols.payload.request import ReplayRequest
 from parkfleet.protocols.payload.topics import Event, GatewayTopics, unpack_event
 from parkfleet.protocols.profile import Table
 from parkfleet.simulators.broker import RunningBroker
@@ -59,10 +57,6 @@ def events_in(broker: MoodyBroker) -> list[Event]:
     return [unpack_event(payload) for topic, payload in broker.taken if topic == TOPICS.event]
 
 
-def batches_in(broker: MoodyBroker) -> list[Envelope]:
-    return [Envelope.unpack(payload) for topic, payload in broker.taken if topic == TOPICS.batch]
-
-
 def rule_events(events: list[Event]) -> list[tuple[str, str]]:
     """(kind, rule) of those that rules made."""
     return [(event.kind, event.data["rule"]) for event in events if event.kind.startswith("rule-")]
@@ -92,19 +86,6 @@ async def test_alarm_and_its_reading_go_out_at_once(tmp_path: Path, profiles: Pa
             status = await asking.status()
         assert [(alarm.rule, alarm.meter, alarm.since) for alarm in status.alarms] == [("high", "m1", event.data["ts"])]
         assert status.early == 1
-
-
-async def test_service_replays_for_whoever_asks(tmp_path: Path, profiles: Path) -> None:
-    """By time, as the controller may ask: acknowledged batches go once more, marked."""
-    async with (
-        MoodyBroker(lambda *_: 0) as broker,
-        TcpEndpoint("hall", [Dial()], AnswerRecord()) as line,
-        running(tmp_path, line, {**GATEWAY, "broker": {"url": broker.url}, "buffer": {"flush": "100ms"}}) as service,
-    ):
-        await eventually(lambda: sum(topic == TOPICS.batch for topic, _ in broker.taken) >= 3)
-        answer = await service.replay(ReplayRequest(since=0, until=2**52))
-        assert answer.batches >= 3
-        await eventually(lambda: sum(e.replayed for e in batches_in(broker)) == answer.batches)
 
 
 async def test_alarm_of_an_outage_comes_once_over_kill(

@@ -183,6 +183,36 @@ async def test_poll_dead_meter_is_asked_less_and_less(
     assert polled.qualities(1).count("good") >= 10
 
 
+async def test_poll_meter_that_its_gateway_cannot_reach(meters: list[SimulatedMeter]) -> None:
+    """Exception 11 means a silent meter, whose box waited for it: asked less and less, and read when it is back."""
+    async with TcpEndpoint("bus", meters, AnswerRecord()) as line, polling(line.url) as polled:
+        await polled.sees(0, "good")
+        meters[0].faults.exception = 11
+        await polled.sees(0, "exception-11")
+        asked, seen = polled.poller.activities()["m1"].requests, len(polled.scans)
+        await eventually(lambda: len([s for s in polled.scans[seen:] if s.entry == 0]) >= 12)
+        assert polled.poller.activities()["m1"].requests - asked < 6
+        assert polled.poller.status.meters_bad == {"m1"}
+        meters[0].faults.clear()
+        polled.poller.wake(1)
+        await polled.sees(0, "good")
+
+
+async def test_poll_silent_meter_is_asked_its_smallest_request_first(
+    line: SerialLine | TcpEndpoint, meters: list[SimulatedMeter], record: AnswerRecord
+) -> None:
+    """Whichever the order of its requests; when it answers, all of it is read."""
+    async with polling(line.url, timeout=0.05) as polled:
+        await polled.sees(0, "good")
+        meters[0].faults.silent = True
+        await polled.sees(0, "timeout")
+        meters[0].faults.clear()
+        answered = len(record)
+        await polled.sees(0, "good")
+    own = [answer.table for answer in [*record][answered:] if answer.unit == 1]
+    assert own[:2] == ["holding", "input"]  # two registers, then four
+
+
 async def test_poll_unplugged_adapter_comes_back(tmp_path: Path, meters: list[SimulatedMeter]) -> None:
     """A port that vanishes is told as disconnected, and polled again when it is back under its name."""
     async with SerialLine("bus", tmp_path, meters, AnswerRecord(), baud=115200) as line, polling(line.url) as polled:

@@ -145,15 +145,25 @@ def test_dropped_only_when_all_is_thinned(tmp_path: Path) -> None:
     store.close()
 
 
-def test_counters_outlive_gauges(tmp_path: Path) -> None:
-    """keep: the last named kind goes first, and the first named is there to the end."""
+@pytest.mark.parametrize(
+    ("keep", "last"),
+    [
+        (KEEP, {"energy"}),
+        (("gauge", "counter", "state"), {"power_mean", "power_min", "power_max"}),
+        (("state", "counter"), {"state"}),
+    ],
+)
+def test_kept_longest_is_what_is_named_first(tmp_path: Path, keep: tuple[Kind, ...], last: set[str]) -> None:
+    """keep: the last named kind goes first, and the first named is there to the end; by default counters."""
     store = Store.open(tmp_path / "b.db", 3600, 60_000)
-    fill(store, range(800))
+    planner = Room(store, keep)
+    for number in range(800):
+        store.append(batch(number), planner.next(quiet=False))
     points = {
         stored.level: {c.point for c in Schema.unpack(store.schema(stored.schema_id)).sets[0]}
         for stored in store.waiting(Span(), 10_000)
     }
-    assert points[max(points)] == {"energy"}
+    assert points[max(points)] == last
     store.close()
 
 

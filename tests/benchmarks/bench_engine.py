@@ -9,7 +9,8 @@ HEADER = """
 Line engine. Server or simulated line on core 0, client on core 1, rounds interleaved, medians.
 TCP: 16 connections to a C server, 100 registers a request, as fast as it goes. ours: scans taken by Python as arrays
   of slots and scaled doubles; pymodbus: async client, convert_from_registers, scaled; libmodbus: a thread for each
-  connection, modbus_get_float_abcd, scaled, values thrown away; floor: C epoll loop that decodes nothing.
+  connection, modbus_get_float_abcd, scaled, values thrown away; floor: C epoll loop that decodes nothing. One request
+  under way on a connection, but for the row that says otherwise: none of the peers can do that.
 RTU: 32 meters x 3 blocks of 20 registers on a pty, each byte delivered when it would be off the wire, turnaround 5 to
   20 ms by meter, requests before t3.5 ignored (for pymodbus async and libmodbus only counted). ideal: wire time,
   turnaround and t3.5, computed. own plan: the same registers, 6 apart between the blocks, read as our read plan says.

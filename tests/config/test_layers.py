@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parkfleet.controller.config_check import check
 from parkfleet.controller.config_layers import (
     Effective,
     Kind,
@@ -39,6 +40,25 @@ def test_layers_come_in_order() -> None:
     assert list(found.document)[:2] == ["park", "gateway"]
     assert not {"region", "labels"} & found.document.keys()
     assert found.revision == 4
+
+
+HIGH = "rules: [{id: high, kind: limit, points: [voltage_l1], above: 253, hysteresis: 3}]\n"
+
+
+def test_rules_are_merged_by_id() -> None:
+    """One rule for a region; a gateway sharpens it, adds its own, or does without; what comes of it is checked."""
+    own = "rules: {high: {above: 245}, low: {kind: limit, points: [voltage_l1], below: 207}}\n"
+    found = holds(fleet(region=REGION + HIGH, gateway=GATEWAY + own))
+    assert found.document["rules"] == [
+        {"id": "high", "kind": "limit", "points": ["voltage_l1"], "above": 245, "hysteresis": 3},
+        {"id": "low", "kind": "limit", "points": ["voltage_l1"], "below": 207},
+    ]
+    assert check(found, ()).problems == []
+    without = holds(fleet(region=REGION + HIGH, gateway=GATEWAY + "rules: {high: null}\n"))
+    assert without.document["rules"] == []
+    wrong = holds(fleet(region=REGION + HIGH, gateway=GATEWAY + "rules: {high: {above: 245, per: 1m}}\n"))
+    (problem,) = check(wrong, ()).problems
+    assert "rules[high]: per belongs to rules of kind rate" in str(problem)
 
 
 def test_why_names_layer_revision_author_and_reason() -> None:

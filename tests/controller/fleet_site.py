@@ -1,6 +1,7 @@
 """A site with real controller processes and a simulated fleet in this process: what the fault tests break."""
 
 import asyncio
+import hashlib
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -9,15 +10,19 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from sqlalchemy import insert
 
 from parkfleet.agent.identity import Credentials
+from parkfleet.controller.access import Grant
 from parkfleet.controller.authority import Authority
 from parkfleet.controller.client import FleetClient
 from parkfleet.controller.config_client import ConfigClient
 from parkfleet.controller.config_layers import LayerName, read_layer
 from parkfleet.controller.config_secrets import SecretBox
 from parkfleet.controller.config_store import ConfigStore
+from parkfleet.controller.credentials import SESSIONS
 from parkfleet.controller.database import Database
+from parkfleet.controller.people import People
 from parkfleet.controller.view import GatewayView
 from parkfleet.proto import config_pb2 as pb
 from parkfleet.protocols.certificate import validity
@@ -28,6 +33,8 @@ from tests.eventually import eventually_so
 from tests.identity.guarded import Guarded
 
 REGION = "region/north"
+#: Of alice's session.
+TOKEN = f"pfs_{'0' * 12}_{'0' * 64}"
 DAY_S = 86400.0
 #: Pauses before a gateway's next try, so that a test need not wait for those of real life. Seconds.
 SOON = (0.2, 2.0)
@@ -69,7 +76,7 @@ async def running(fleet: Iterable[SimulatedGateway]) -> AsyncIterator[None]:
 
 
 async def prepare(data: Path, number: int, url: str = "", password: str | None = None) -> None:
-    """A configuration for so many gateways, before any controller runs."""
+    """A configuration for so many gateways, and alice, who has signed in, before any controller runs."""
     data.mkdir(exist_ok=True)
     database = await Database.open(url or f"sqlite:///{data}/controller.db", password)
     store = ConfigStore(database, SecretBox.at(data / "secrets.key"))
@@ -78,6 +85,11 @@ async def prepare(data: Path, number: int, url: str = "", password: str | None =
     for layer, text in layers.items():
         name = LayerName.parse(layer)
         await store.append(name, read_layer(name, Document("x.yaml", text)), "alice", "begin", 1000, 0)
+    await People(database).add("alice", "no password", [Grant.parse("admin@fleet")])
+    _, identity, secret = TOKEN.split("_")
+    session = {"id": identity, "hash": hashlib.sha256(secret.encode()).hexdigest(), "user_name": "alice"}
+    async with database.write() as connection:
+        await connection.execute(insert(SESSIONS).values(**session, created_ms=0, expires_ms=2**53))
     await database.close()
 
 
@@ -119,7 +131,8 @@ class Operator:
 @asynccontextmanager
 async def operator(controller: Guarded) -> AsyncIterator[Operator]:
     """An operator's connection to a controller process."""
-    async with FleetClient(controller.operators, ca=(controller.data / "ca.pem").read_bytes()) as client:
+    ca = (controller.data / "ca.pem").read_bytes()
+    async with FleetClient(controller.operators, token=TOKEN, ca=ca) as client:
         yield Operator(client)
 
 

@@ -18,6 +18,11 @@ class Machine:
     now: float = 1000.0
     cpu: float = 5.0
 
+    def waits(self, door: Admission, number: int) -> tuple[float, float]:
+        """What a gateway is told: how long to wait here, or to stay away."""
+        turn = door.ask(key(number))
+        return (0.0, turn.away_s) if turn.away_s else (door.left(turn.place), 0.0)
+
     def door(self) -> Admission:
         """A door that reads them."""
         return Admission(lambda: self.now, lambda: self.cpu)
@@ -33,31 +38,46 @@ def test_ask_of_a_few_gateways_is_answered_at_once() -> None:
     machine = Machine()
     door = machine.door()
     machine.now += 60
-    assert all(door.ask(key(number)) == (0.0, 0.0) for number in range(BURST))
+    assert all(machine.waits(door, number) == (0.0, 0.0) for number in range(BURST))
 
 
 def test_ask_of_a_whole_fleet_spreads_it() -> None:
     """Who has a place soon waits for it, the others are sent away until theirs; places are as far apart as the rate."""
-    door = Machine().door()
-    turns = [door.ask(key(number)) for number in range(10_000)]
-    assert [turn.away_s > 0 for turn in turns] == sorted(turn.away_s > 0 for turn in turns)
-    assert sum(not turn.away_s for turn in turns) == pytest.approx(HOLD_S * FIRST_RATE, abs=2)
-    assert max(turn.wait_s for turn in turns) <= HOLD_S
-    assert turns[-1].away_s == pytest.approx(10_000 / FIRST_RATE, rel=0.01)
+    machine = Machine()
+    door = machine.door()
+    told = [machine.waits(door, number) for number in range(10_000)]
+    assert [away > 0 for _, away in told] == sorted(away > 0 for _, away in told)
+    assert sum(not away for _, away in told) == pytest.approx(HOLD_S * FIRST_RATE, abs=2)
+    assert max(wait for wait, _ in told) <= HOLD_S
+    assert told[-1][1] == pytest.approx(10_000 / FIRST_RATE, rel=0.01)
 
 
 def test_ask_of_who_was_sent_away_and_is_back() -> None:
     """It has its place, though thousands have come meanwhile; a little early it waits, else it is told again."""
     machine = Machine()
     door = machine.door()
-    turns = [door.ask(key(number)) for number in range(3000)]
-    last = turns[-1].away_s
-    machine.now += 10
-    assert door.ask(key(2999)).away_s == pytest.approx(last - 10)
-    machine.now += last - 11
-    assert door.ask(key(2999)).wait_s == pytest.approx(1)
+    told = [machine.waits(door, number) for number in range(3000)]
+    last = told[-1][1]
     machine.now += 5
-    assert all(door.ask(key(number)) == (0.0, 0.0) for number in range(2000, 2999))
+    assert machine.waits(door, 2999)[1] == pytest.approx(last - 5)
+    machine.now += last - 6
+    assert machine.waits(door, 2999)[0] == pytest.approx(1)
+    machine.now += 5
+    assert all(machine.waits(door, number) == (0.0, 0.0) for number in range(2000, 2999))
+
+
+def test_the_queue_moves_as_fast_as_the_rate() -> None:
+    """Also for those who are in it already, here or away."""
+    machine = Machine()
+    door = machine.door()
+    turns = [door.ask(key(number)) for number in range(3000)]
+    waiting, away_s = turns[1000].place, turns[2999].away_s
+    left = door.left(waiting)
+    door.rate *= 2
+    assert door.left(waiting) == pytest.approx(left / 2)
+    assert machine.waits(door, 2999)[1] == pytest.approx(away_s / 2)
+    door.rate /= 4
+    assert door.left(waiting) == pytest.approx(left * 2)
 
 
 def test_rate_follows_from_what_a_session_costs() -> None:
@@ -102,9 +122,9 @@ def test_ask_of_one_gateway_without_end_harms_itself_alone() -> None:
         turns.append(door.ask(key(1)))
     assert [turn.away_s > 0 for turn in turns] == [False] * OWN_BURST + [True] * 10
     machine.now += 60
-    assert door.ask(key(2)) == (0.0, 0.0)
+    assert machine.waits(door, 2) == (0.0, 0.0)
     machine.now += OWN_S * OWN_BURST
-    assert door.ask(key(1)) == (0.0, 0.0)
+    assert machine.waits(door, 1) == (0.0, 0.0)
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +138,7 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     machine.now += 10_000 / FIRST_RATE + KEPT_S + 1
     for number in range(20_000, 25_000):
         door.ask(key(number))
-    assert min(door._places.values()) > machine.now - KEPT_S
+    assert min(door._places.values()) > door._turn - KEPT_S * FIRST_RATE
 
 
 @given(st.lists(st.tuples(st.integers(0, 300), st.floats(0, 3)), max_size=600))

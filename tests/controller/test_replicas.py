@@ -91,6 +91,7 @@ async def test_each_replica_knows_the_whole_fleet(sites: Sites) -> None:
             first, second = await site.listed()
             assert (first.gateway, first.state, first.replica) == ("gw-01", "online", "a")
             assert (second.gateway, second.state, second.replica) == ("gw-02", "online", "b")
+        assert (a.server.fleet.elsewhere(GW), b.server.fleet.elsewhere(GW)) == ("", "a")  # who asks b is told
         first = (await b.listed())[0]
         assert (first.uptime_s, first.lines[0].id, first.configuration_hash) == (7, "bus1", "local")
         late = await sites.start("c")

@@ -244,7 +244,7 @@ async def test_watches_are_limited(server: ControllerServer, client: FleetClient
 
 
 class Door(Admission):
-    """A door that says what a test wants."""
+    """A door that says what a test wants; places below 1 have their turn."""
 
     def __init__(self, *turns: Turn) -> None:
         super().__init__()
@@ -253,6 +253,10 @@ class Door(Admission):
     def ask(self, key: GatewayKey) -> Turn:
         """The next turn."""
         return self._turns.pop(0)
+
+    def left(self, place: float) -> float:
+        """For ever, or nothing."""
+        return 1e6 if place >= 1 else 0.0
 
 
 async def test_who_is_sent_away_is_told_for_how_long_and_costs_nothing(clock: FakeClock) -> None:
@@ -271,7 +275,7 @@ async def test_who_is_sent_away_is_told_for_how_long_and_costs_nothing(clock: Fa
 
 async def test_who_waits_for_its_turn_may_leave(clock: FakeClock) -> None:
     """Nothing is left of it; and a controller that stops does not wait for those who wait."""
-    door = Door(Turn(wait_s=1e6), Turn(wait_s=1e6), Turn(wait_s=0.001))
+    door = Door(Turn(place=1), Turn(place=2), Turn())
     async with AsyncExitStack() as guests:
         async with ControllerServer("127.0.0.1:0", 10.0, clock, door=door) as server:
             async with RawAgent(server.address) as agent:

@@ -104,7 +104,7 @@ async def test_metrics_count_what_happens(server: ControllerServer, web: WebServ
 
 async def test_every_metric_stands_in_the_manual(web: WebServer) -> None:
     """With its meaning."""
-    manual = (Path(__file__).parents[2] / "docs" / "controller.md").read_text("utf-8")
+    manual = (Path(__file__).parents[2] / "docs" / "operating.md").read_text("utf-8")
     for name in await numbers(web):
         assert f"`{name.partition('{')[0]}`" in manual, name
 

@@ -231,6 +231,7 @@ class TcpSlave:
         self.behaviour = behaviour or answer_well
         self.connections: list[socket.socket] = []
         self.requests = 0
+        self.pieces: list[int] = []  # bytes that came at once
         self.port = 0
         self._listener: socket.socket | None = None
         self._stop = threading.Event()
@@ -291,6 +292,7 @@ class TcpSlave:
         buffer = b""
         with connection, suppress(OSError):
             while data := connection.recv(4096):
+                self.pieces.append(len(data))
                 buffer += data
                 while len(buffer) >= 12:
                     frame, buffer = buffer[:12], buffer[12:]

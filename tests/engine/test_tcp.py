@@ -41,13 +41,15 @@ def test_scan_over_tcp_gives_the_values(connections: int, outstanding: int) -> N
 
 
 def test_requests_under_way_never_exceed_what_is_allowed() -> None:
-    """Two connections with three requests each: at most six are open at the slave."""
+    """Two connections with three requests each: six are open at the slave, never more, and both are used."""
     lock, held = threading.Lock(), []
     most = [0]
+    used: set[socket.socket] = set()
 
     def hold(connection: socket.socket, transaction: int, unit: int, pdu: bytes) -> None:
         with lock:
             held.append((connection, transaction, unit, pdu))
+            used.add(connection)
             most[0] = max(most[0], len(held))
             if len(held) < 6:
                 return
@@ -61,6 +63,25 @@ def test_requests_under_way_never_exceed_what_is_allowed() -> None:
         for record in rig.scans(18):
             assert list(record.slots) == expected(record.tag, (0, 2))
     assert most[0] == 6
+    assert len(used) == 2
+
+
+def test_requests_that_may_go_together_leave_in_one_write() -> None:
+    """Four answers in one piece make room for four requests: they cost one call of the kernel."""
+    held: list[tuple[int, int, bytes]] = []
+
+    def by_fours(connection: socket.socket, transaction: int, unit: int, pdu: bytes) -> None:
+        held.append((transaction, unit, pdu))
+        if len(held) == 4:
+            answers, held[:] = b"".join(mbap(t, u, good_pdu(u, p)) for t, u, p in held), []
+            connection.sendall(answers)
+
+    meters = [meter(unit, unit) for unit in range(1, 9)]
+    with TcpSlave(by_fours) as slave, Rig() as rig:
+        rig.engine.add_line(tcp_line(slave.port, *meters, outstanding=4, timeout_ns=20_000 * MS))
+        for record in rig.scans(16):
+            assert list(record.slots) == expected(record.tag, (0, 2))
+    assert set(slave.pieces) == {4 * 12}
 
 
 def test_late_answer_is_known_by_its_transaction() -> None:

@@ -7,6 +7,10 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from parkfleet.controller.client import FleetClient
+from parkfleet.controller.logins import Login, Logins
+from parkfleet.controller.operators_client import OperatorsClient
+from parkfleet.proto import operators_pb2
 from parkfleet.simulators.processes import Child
 from tests.eventually import eventually
 
@@ -53,8 +57,27 @@ class Guarded:
 
     @property
     def env(self) -> dict[str, str]:
-        """For operators' commands."""
-        return {"PARKFLEET_CONTROLLER": self.operators, "PARKFLEET_CA": str(self.data / "ca.pem")}
+        """For commands of the first admin, who is signed in."""
+        home = str(self.data.parent / "admin")
+        return {
+            "PARKFLEET_CONTROLLER": self.operators,
+            "PARKFLEET_CA": str(self.data / "ca.pem"),
+            "XDG_CONFIG_HOME": home,
+        }
+
+    @property
+    def first_password(self) -> str:
+        """The first admin's, as it was said once."""
+        return self._said(r"the first user is admin, password \(shown this once\): (\S+)")
+
+    async def sign_in(self) -> None:
+        """As `fleet login` does, without its process."""
+        ca = (self.data / "ca.pem").read_bytes()
+        request = operators_pb2.SignInRequest(user="admin", password=self.first_password)
+        async with FleetClient(self.operators, ca=ca) as fleet:
+            answer = await OperatorsClient(fleet).call("SignIn", request)
+        logins = Logins(self.data.parent / "admin" / "parkfleet" / "logins.json")
+        logins.keep(Login(self.operators, "admin", answer.token, answer.person.expires_ms, ca.decode()))
 
     async def fleet(self, *arguments: str) -> str:
         """`parkfleet fleet …`, which must succeed; what it prints."""
@@ -84,4 +107,7 @@ async def guarded(folder: Path, *options: str, listen: str = "127.0.0.1:0") -> A
     async with Child("controller", run, log) as child:
         await eventually(lambda: child.output().count("controller listening") > said or not child.running)
         assert child.running, child.output()
-        yield Guarded(child, data)
+        controller = Guarded(child, data)
+        if "the first user is admin" in child.output():
+            await controller.sign_in()
+        yield controller

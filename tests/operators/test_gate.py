@@ -2,17 +2,24 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import message_factory
+from google.protobuf.message import Message
 from grpc import aio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
+from parkfleet.controller.audit_chain import ChainCheck
 from parkfleet.controller.client import FleetClient, SignedOutError
-from parkfleet.proto import config_pb2, fleet_pb2
+from parkfleet.controller.credentials import GRACE_S
+from parkfleet.proto import config_pb2, fleet_pb2, operators_pb2
+from parkfleet.proto.errors import DATABASE_AWAY
 from tests.controller.raw_agent import RawAgent, heartbeat
+from tests.operators.test_demands import OPERATORS
 from tests.operators.world import LIST, WHO, World, change, sqlite_at, world
 
 DENIED = grpc.StatusCode.PERMISSION_DENIED
@@ -62,7 +69,7 @@ async def test_lists_show_what_the_caller_may_see(fleet: World) -> None:
 async def test_a_watch_tells_only_of_what_the_caller_may_see(fleet: World) -> None:
     """As it is, and what comes after."""
     token = await fleet.user("vera", "viewer@park/p1")
-    async with RawAgent(fleet.server.address) as foreign, FleetClient(fleet.server.address, token) as client:
+    async with RawAgent(fleet.server.address) as foreign, FleetClient(fleet.server.address, token=token) as client:
         await foreign.join("gw-far", park="p3")
         watch = client.watch()
         async with RawAgent(fleet.server.address) as agent:
@@ -149,7 +156,10 @@ async def test_every_change_and_refusal_is_told(fleet: World) -> None:
     assert (mistaken["result"], mistaken["of"]) == ("failed", mistaken_begun["number"])
     assert mistaken["detail"] == "nothing was stored: 1 mistakes"
     assert [one["result"] for one in (refused, refused_too)] == ["refused", "refused"]
-    assert "may not configure in park/p2: it takes operator there" in refused["detail"]
+    assert (
+        "may not change the configuration in park/p2: it takes operator there, granted is operator@park/p1"
+        in refused["detail"]
+    )
     assert "sec" not in str([one["detail"] for one in (begun, stored)]) and token not in str(await fleet.audit())
 
 
@@ -168,7 +178,7 @@ async def test_rights_that_are_lost_end_a_watch(fleet: World, monkeypatch: pytes
     token = await fleet.user("vera", "viewer@fleet")
     await fleet.user("boss", "admin@fleet")
     monkeypatch.setattr("parkfleet.controller.guard.RECHECK_S", 0.0)
-    async with FleetClient(fleet.server.address, token) as client, RawAgent(fleet.server.address) as agent:
+    async with FleetClient(fleet.server.address, token=token) as client, RawAgent(fleet.server.address) as agent:
         await agent.join()
         watch = client.watch()
         await anext(watch)
@@ -202,16 +212,53 @@ async def test_any_metadata_and_body_is_survived(fleet: World, metadata: str, bo
     assert await fleet.code("", "Operators/WhoAmI", WHO) is UNKNOWN
 
 
+@pytest.mark.parametrize(
+    ("method", "request_"),
+    [
+        ("FleetConfiguration/GetHistory", config_pb2.GetHistoryRequest(layer="park/\0")),
+        ("FleetConfiguration/GetLayer", config_pb2.GetLayerRequest(moment=config_pb2.Moment(at_ms=2**63))),
+        ("Operators/AddUser", operators_pb2.AddUserRequest(user="bob", grants=["viewer@fleet", "\0"])),
+        ("Operators/SignIn", operators_pb2.SignInRequest(user="boss\0", password="x")),
+    ],
+)
+async def test_what_no_database_holds_is_refused_first(fleet: World, method: str, request_: Any) -> None:
+    """PostgreSQL would refuse it in the middle of something."""
+    token = await fleet.user("boss", "admin@fleet")
+    assert await fleet.code(token, method, request_) is grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_a_method_that_is_not_there_is_not_answered(fleet: World) -> None:
     """By gRPC's own words."""
     token = await fleet.user("boss", "admin@fleet")
-    async with FleetClient(fleet.server.address, token) as client:
+    async with FleetClient(fleet.server.address, token=token) as client:
         call: aio.UnaryUnaryMultiCallable[bytes, bytes] = client.channel.unary_unary(
             "/parkfleet.v1.Fleet/DropEverything"
         )
         with pytest.raises(aio.AioRpcError) as caught:
             await call(b"")
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_while_the_database_is_away_who_was_there_goes_on_looking(fleet: World) -> None:
+    """For some minutes; nothing is changed, nobody else gets in, and the words say why."""
+    boss, late = await fleet.user("boss", "admin@fleet"), await fleet.user("late", "viewer@fleet")
+    flush = change("park/p1", "buffer.retain", "2d")
+    assert await fleet.code(boss, "Fleet/ListGateways", LIST) is OK
+    async with fleet.database.write() as connection:
+        for table in ("operator_session", "operator_user", "failed_tries"):
+            await connection.execute(text(f"ALTER TABLE {table} RENAME TO {table}_hidden"))
+    assert await fleet.code(boss, "Fleet/ListGateways", LIST) is OK
+    for token, method, request in (
+        (boss, "Operators/ListUsers", operators_pb2.ListUsersRequest()),
+        (late, "Fleet/ListGateways", LIST),
+        ("", "Operators/SignIn", operators_pb2.SignInRequest(user="boss", password="x")),
+    ):
+        with pytest.raises(aio.AioRpcError) as caught:
+            await fleet.call(token, method, request)
+        assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAVAILABLE, DATABASE_AWAY)
+    assert await fleet.code(boss, "FleetConfiguration/ChangeLayer", flush) is OK  # the log itself is there
+    fleet.now[0] += GRACE_S
+    assert await fleet.code(boss, "Fleet/ListGateways", LIST) is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_an_audit_log_that_cannot_be_written_stops_changes(fleet: World) -> None:
@@ -221,5 +268,82 @@ async def test_an_audit_log_that_cannot_be_written_stops_changes(fleet: World) -
     async with fleet.database.write() as connection:
         await connection.execute(text("ALTER TABLE audit_entry RENAME TO hidden"))
     request = change("park/p1", "buffer.flush", "2s")
-    assert await fleet.code(token, "FleetConfiguration/ChangeLayer", request) is grpc.StatusCode.UNKNOWN
+    assert await fleet.code(token, "FleetConfiguration/ChangeLayer", request) is grpc.StatusCode.UNAVAILABLE
+    assert await fleet.code("", "Fleet/ListGateways", LIST) is UNKNOWN  # refused all the same
     assert fleet.config.heads() == before
+
+
+#: What a caller may be told: nothing that says that the controller itself failed.
+TOLD = set(grpc.StatusCode) - {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS}
+NAMES = (
+    "p1 p3 gw-01 park/p1 region/north label/lte gateway/p1/gw-01 viewer@park/p1 admin@fleet boss nora buffer.flush 5s"
+)
+WORDS = st.sampled_from([*NAMES.split(), "", "[", "\0", "\N{PILE OF POO}", "x" * 600, "pfa_0123456789ab"])
+
+
+@st.composite
+def messages(draw: st.DrawFn, of: type[Message], depth: int = 2) -> Message:
+    """A message of a type with any of its fields set to anything a clever caller may think of."""
+    message = of()
+    for field in of.DESCRIPTOR.fields:
+        if draw(st.booleans()):
+            continue
+        value: object
+        if field.type == field.TYPE_MESSAGE:
+            inner_type: Any = field.message_type
+            if depth == 0 or inner_type.GetOptions().map_entry:
+                continue
+            inner = draw(messages(message_factory.GetMessageClass(inner_type), depth - 1))
+            target = getattr(message, field.name)
+            target.append(inner) if field.is_repeated else target.CopyFrom(inner)
+            continue
+        if field.type == field.TYPE_STRING:
+            value = draw(WORDS)
+        elif field.type == field.TYPE_BYTES:
+            value = draw(st.binary(max_size=20))
+        elif field.type == field.TYPE_BOOL:
+            value = draw(st.booleans())
+        else:
+            wide = [2**63 - 1, 2**63, 2**64 - 1] if field.type == field.TYPE_UINT64 else []
+            value = draw(st.sampled_from([0, 1, 2, 1000, 2**31 - 1, *wide]))
+        if field.is_repeated:
+            getattr(message, field.name).append(value)
+        else:
+            setattr(message, field.name, value)
+    return message
+
+
+CALLS = {method: request for method, request in OPERATORS if not method.endswith("/SignOut")}
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data(), st.sampled_from(sorted(CALLS)), st.sampled_from(["", "vera", "nora", "boss"]))
+async def test_any_request_is_answered_with_a_reason(fleet: World, data: st.DataObject, method: str, name: str) -> None:
+    """Whoever makes it: an answer or a refusal, never a failure of ours; and the audit log stays whole."""
+    body = data.draw(
+        st.one_of(st.binary(max_size=50), messages(CALLS[method]).map(lambda one: one.SerializeToString()))
+    )
+    token = ""
+    if name:
+        if await fleet.operators.people.user(name) is None:
+            grants = {"vera": "viewer@park/p1", "nora": "admin@region/north", "boss": "admin@fleet"}
+            await fleet.user(name, grants[name])
+        token = (await fleet.operators.credentials.open_session(name)).token
+    async with FleetClient(fleet.server.address, token=token) as client:
+        multi: aio.UnaryStreamMultiCallable[bytes, bytes] = client.channel.unary_stream(f"/{method}")
+        endless = token and method.endswith("/WatchGateways")
+        call = multi(body, timeout=0.5 if endless else 30.0)
+        try:
+            async for _ in call:
+                pass
+        except aio.AioRpcError:
+            pass
+        assert await call.code() in TOLD, (await call.code(), await call.details())
+        if not token and not method.endswith("/SignIn"):
+            assert await call.code() in (UNKNOWN, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED)
+    check = ChainCheck()
+    while records := await fleet.operators.audit.page(check.head.number):
+        for record in records:
+            check.take(record)
+    boss = await fleet.operators.people.user("boss")
+    assert boss is None or list(map(str, boss.grants))[-1] == "admin@fleet"

@@ -66,7 +66,7 @@ class World:
     async def call(self, token: str, method: str, request: Any) -> Any:
         """One call; of a stream, all answers. Raises AioRpcError."""
         service, _, name = method.partition("/")
-        async with FleetClient(self.server.address, token) as client:
+        async with FleetClient(self.server.address, token=token) as client:
             answer = getattr(STUBS[service](client.channel), name)(request)
             if isinstance(answer, aio.UnaryStreamCall):
                 return [one async for one in answer]

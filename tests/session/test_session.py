@@ -13,7 +13,14 @@ import pytest
 
 from parkfleet.agent import controller_connection
 from parkfleet.agent.session import ControllerSession
-from parkfleet.agent.status import AgentFacts, AgentSnapshot, BrokerLink, ConfigurationName, ReportedState
+from parkfleet.agent.status import (
+    AgentFacts,
+    AgentSnapshot,
+    BrokerLink,
+    ConfigurationName,
+    LineReport,
+    ReportedState,
+)
 from parkfleet.controller.admission import Admission
 from parkfleet.controller.listeners import BindError
 from parkfleet.controller.registry import Gateway, State
@@ -107,6 +114,26 @@ async def test_look_reports_a_changed_state_at_once() -> None:
         session.look()
         await eventually(lambda: (g := seen(server)) and g.status and g.status.running.revision == 2)
         assert session.status.heartbeats == 1
+
+
+async def test_heartbeats_cost_a_capped_link_little(server: ControllerServer) -> None:
+    """A few dozen bytes up, and nothing down but TCP's acknowledgement: lines and state only when they change."""
+
+    def snapshot() -> AgentSnapshot:
+        lines = tuple(
+            LineReport(f"bus{number}", load=0.5, requests=10**6, errors={"timeout": 3}) for number in range(4)
+        )
+        return AgentSnapshot(uptime_s=10**6, broker=BrokerLink(True), lines=lines, meters_ok=100, rss_bytes=10**8)
+
+    async with LinkProxy("127.0.0.1", server.port) as link, running(f"127.0.0.1:{link.port}", snapshot) as session:
+        await eventually(lambda: session.status.heartbeats >= 3)
+        before = (session.status.heartbeats, link.bytes_up, link.bytes_down)
+        await eventually(lambda: session.status.heartbeats >= before[0] + 20)
+        beats = session.status.heartbeats - before[0]
+        assert (link.bytes_up - before[1]) / beats < 100
+        assert (link.bytes_down - before[2]) / beats < 5
+        gateway = seen(server)
+        assert gateway is not None and gateway.heartbeat is not None and len(gateway.heartbeat.lines) == 4
 
 
 async def test_stopped_agent_says_goodbye(server: ControllerServer) -> None:

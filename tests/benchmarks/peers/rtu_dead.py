@@ -1,7 +1,8 @@
 """RTU with dead meters: how fast the engine reads the others, and how soon a dead one that returns.
 
 python -m tests.benchmarks.peers.rtu_dead DEVICE BAUD UNITS DEAD LINE_PID
-prints: cycle with the dead after detection, cycle of the alive alone, seconds from return to the last one's reading.
+prints: cycle with the dead after detection, cycle of the alive alone, seconds from return to the last one's reading,
+what share of the line's time the dead took after detection.
 """
 
 import os
@@ -57,12 +58,15 @@ def main(device: str, baud: int, units: int, dead: int, line_pid: int) -> None:
     reader = Reader(device, baud, units)
     while min(meter.misses for meter in reader.engine.meter_counters(reader.line)[-dead:]) < 2:
         reader.good()
+    begun, before = time.monotonic(), reader.engine.line_counters(reader.line).dead_busy_ns
     with_dead_s = reader.cycle(units - dead)
+    took = reader.engine.line_counters(reader.line).dead_busy_ns - before
+    share = took / 1e9 / (time.monotonic() - begun)
     os.kill(line_pid, signal.SIGUSR1)
     returned, missing = time.monotonic(), set(range(units - dead + 1, units + 1))
     while missing:
         missing -= set(reader.good())
-    print(with_dead_s, alone_s, time.monotonic() - returned)
+    print(with_dead_s, alone_s, time.monotonic() - returned, share)
     reader.end()
 
 

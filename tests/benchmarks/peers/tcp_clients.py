@@ -23,15 +23,34 @@ def cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
+#: Requests under way on each connection of `several`.
+OUTSTANDING = 4
+
+
 def ours(port: int, seconds: float, connections: int, registers: int) -> tuple[int, float, float]:
     """The engine, a line per connection; scans are taken as arrays with scaled doubles, and every value is there."""
+    return engine_reads(port, seconds, connections, registers, 1)
+
+
+def several(port: int, seconds: float, connections: int, registers: int) -> tuple[int, float, float]:
+    """The same where endpoints allow some requests under way."""
+    return engine_reads(port, seconds, connections, registers, OUTSTANDING)
+
+
+def engine_reads(
+    port: int, seconds: float, connections: int, registers: int, outstanding: int
+) -> tuple[int, float, float]:
+    """A line for each connection, with as many meters as requests may be under way."""
     address = struct.pack("=H", 2) + struct.pack(">H4s8x", port, bytes([127, 0, 0, 1]))
     floats = registers // 2
     fields = tuple(FieldSpec(i, TYPES.index("float32"), 0, 2 * i, 2, divide=10.0) for i in range(floats))
+    requests_of = (RequestSpec(3, 0, registers, fields),)
     engine = Engine(ring_bytes=1 << 24)
-    for tag in range(connections):
-        meter = MeterSpec(tag, 1, 0, floats, (RequestSpec(3, 0, registers, fields),), values=True)
-        engine.add_line(LineSpec(TCP, 1_000_000_000, (meter,), address=address, least_timeout_ns=300_000_000))
+    for _ in range(connections):
+        meters = tuple(MeterSpec(unit, unit, 0, floats, requests_of, values=True) for unit in range(1, outstanding + 1))
+        engine.add_line(
+            LineSpec(TCP, 1_000_000_000, meters, address=address, least_timeout_ns=300_000_000, outstanding=outstanding)
+        )
     thread = threading.Thread(target=engine.run, daemon=True)
     begun_cpu, begun = cpu(), time.monotonic()
     thread.start()
@@ -80,7 +99,11 @@ def pymodbus(port: int, seconds: float, connections: int, registers: int) -> tup
     return asyncio.run(run())
 
 
-CLIENTS: dict[str, Callable[[int, float, int, int], tuple[int, float, float]]] = {"ours": ours, "pymodbus": pymodbus}
+CLIENTS: dict[str, Callable[[int, float, int, int], tuple[int, float, float]]] = {
+    "ours": ours,
+    "several": several,
+    "pymodbus": pymodbus,
+}
 
 if __name__ == "__main__":
     name, port, seconds, connections, registers = sys.argv[1:]
