@@ -16,8 +16,8 @@ class Chain:
         self,
         set_of: list[int],
         layouts: list[tuple[bytes, bytes, bytes, bytes]],
-        cells: bytes,
-        weights: bytes,
+        cells: array[int],
+        weights: array[int],
         most: int,
         teach: bool = False,
     ) -> None: ...

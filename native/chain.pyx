@@ -50,13 +50,17 @@ cdef class Chain:
     cdef dict texts  # by entry: the last text of each string column
 
     def __cinit__(
-        self, list set_of, list layouts, bytes cells, bytes weights, size_t most, bint teach=False, Chain base=None
+        self, list set_of, list layouts, c_array.array cells, c_array.array weights, size_t most, bint teach=False,
+        Chain base=None
     ):
         """set_of: for each entry its column set. layouts: for each column set a byte a column each of types (i, f, d,
-        s), digits (signed), kinds (0 to 2), quantities (below 32). cells, weights: a prior, 32 bits each, in this
-        machine's order; not looked at with a base, see copy(). most: readings that a body may hold. teach: the chain
-        is for training a prior."""
-        if base is None and (len(cells) != 4 * b.CELLS or len(weights) != 4 * v.WEIGHTS):
+        s), digits (signed), kinds (0 to 2), quantities (below 32). cells, weights: a prior, of typecodes I and i; not
+        looked at with a base, see copy(). most: readings that a body may hold. teach: the chain is for training a
+        prior."""
+        if base is None and (
+            cells.ob_descr.typecode != c'I' or weights.ob_descr.typecode != c'i'
+            or len(cells) != b.CELLS or len(weights) != v.WEIGHTS
+        ):
             raise ValueError("the prior is not of this version")
         for types, digits, kinds, quantities in layouts if base is None else ():
             if not len(types) == len(digits) == len(kinds) == len(quantities):
@@ -72,8 +76,8 @@ cdef class Chain:
         if self.meters == NULL or self.tables.cells == NULL or self.tables.weights == NULL:
             raise MemoryError
         if base is None:
-            memcpy(self.tables.cells, <const char*> cells, 4 * b.CELLS)
-            memcpy(self.tables.weights, <const char*> weights, 4 * v.WEIGHTS)
+            memcpy(self.tables.cells, cells.data.as_voidptr, 4 * b.CELLS)
+            memcpy(self.tables.weights, weights.data.as_voidptr, 4 * v.WEIGHTS)
         else:
             self.borrow(base)
 

@@ -20,8 +20,7 @@ class Chain:
             (*plain, layout.kinds, layout.quantities)
             for plain, layout in zip(schema.layouts, layouts(schema, prior.quantities), strict=True)
         ]
-        cells, weights = prior.cells.tobytes(), prior.weights.tobytes()
-        self._chain = chain.Chain(schema.set_of, columns, cells, weights, most, teach)
+        self._chain = chain.Chain(schema.set_of, columns, prior.cells, prior.weights, most, teach)
 
     def copy(self) -> "Chain":
         """See pure.Chain.copy."""

@@ -47,7 +47,7 @@ class Prior:
         if version != VERSION or len(cells) != 4 * CELLS or len(weights) != 4 * WEIGHTS:
             raise ValueError("the prior is not of this version")
         quantities = {(kind, unit, decimals): index for index, (kind, unit, decimals) in enumerate(names, len(KINDS))}
-        return cls(_little(array("I", cells)), _little(array("i", weights)), quantities)
+        return cls(_words("I", cells), _words("i", weights), quantities)
 
     @classmethod
     def blank(cls, quantities: dict[Quantity, int] | None = None) -> "Prior":
@@ -61,12 +61,17 @@ class Prior:
         return cls(cells, array("i", weights + [0] * (WEIGHTS - HABITS)), quantities or {})
 
 
-def _little(numbers: "array[int]") -> "array[int]":
-    """The file's order to this machine's, or back."""
-    numbers = array(numbers.typecode, numbers)
+def _words(typecode: str, data: bytes) -> "array[int]":
+    """The file's numbers."""
+    numbers = array(typecode, data)
     if sys.byteorder == "big":
         numbers.byteswap()
     return numbers
+
+
+def _little(numbers: "array[int]") -> "array[int]":
+    """Numbers as they stand in the file."""
+    return _words(numbers.typecode, numbers.tobytes())
 
 
 @cache
