@@ -2,10 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 from parkfleet.agent.transport import LineDownError
 from parkfleet.protocols.modbus.pdu import AnswerTimeoutError, ExceptionAnswerError, ModbusError, Request
 from parkfleet.protocols.quality import EXCEPTION, Quality
+
+#: Codes after which an answer may come yet.
+NO_ANSWER: Final = frozenset({Quality.TIMEOUT, Quality.CORRUPT})
 
 
 def outcome(error: ModbusError | LineDownError) -> int:
@@ -25,17 +29,16 @@ async def burst(
     """Sends requests, each after a pause in seconds; their quality codes, 0 for values. Raises LineDownError.
 
     RTU has no transaction id: after one that is not answered as long again is waited, so that a late answer is never
-    taken for that of the next.
+    taken for that of the next. After the last that is the caller's to keep.
     """
     codes: list[int] = []
     for pause, request in requests:
-        await asyncio.sleep(pause)  # the silence that is to be tried
+        late = codes and codes[-1] in NO_ANSWER
+        await asyncio.sleep(pause + (timeout if late else 0.0))  # the silence that is to be tried
         try:
             await transact(request, timeout)
         except ModbusError as error:
             codes.append(outcome(error))
-            if not isinstance(error, ExceptionAnswerError):
-                await asyncio.sleep(timeout)  # its late answer's time
         else:
             codes.append(Quality.GOOD)
     return codes

@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TypeVar
 
 from parkfleet.agent.activity import LineStatus, MeterActivity
-from parkfleet.agent.burst import burst
+from parkfleet.agent.burst import NO_ANSWER, burst
 from parkfleet.agent.engine import LineEngine
 from parkfleet.agent.plan import LinePlan, MeterPlan
 from parkfleet.agent.transport import SerialTransport, Transport, open_transport
 from parkfleet.protocols.modbus.pdu import ExceptionAnswerError, ModbusError, Request
 from parkfleet.protocols.pcapng import Piece
+from parkfleet.protocols.quality import Quality
 
 T = TypeVar("T")
 
@@ -56,11 +57,13 @@ class EngineLine:
         timeout = float(self._plan.config.timeout)
         unit = requests[0][1].unit
         async with self._guests, self._transport(unit) as transport:
+            codes = [int(Quality.TIMEOUT)]  # when it is cancelled
             try:
-                return await burst(transport.transact, requests, timeout)
-            except asyncio.CancelledError:
-                self._hold(unit, timeout)
-                raise
+                codes = await burst(transport.transact, requests, timeout)
+            finally:
+                if codes[-1] in NO_ANSWER:
+                    self._hold(unit, timeout)
+            return codes
 
     def replan(self, plan: MeterPlan) -> None:
         """Has a meter asked by a new plan from its next scan on, also one that was taken for silent."""

@@ -90,6 +90,7 @@ class Learner:
         for pupil in self.pupils.values():
             self._by_line.setdefault(pupil.key.line, []).append(pupil)
         self._searching: set[str] = set()  # ids of lines
+        self._dead_after: dict[str, float] = {}  # by line, monotonic: no silent meter is searched before
         self._suspicion = asyncio.Event()
 
     def saw(self, plan: MeterPlan, asked: Sequence[PlannedRequest], outcomes: Sequence[int]) -> None:
@@ -138,7 +139,7 @@ class Learner:
         assert pupil.suspect is not None
         suspect, cause, good = pupil.suspect
         try:
-            if good or cause & EXCEPTION or not line.activities()[pupil.plan.config.id].answers:
+            if good or cause & EXCEPTION or self._may_look_at_dead(pupil, line):
                 await self._search_all(pupil, line, suspect, cause, good)
         except LineDownError as error:
             log.debug("search on line %s ended: %s", pupil.key.line, error)
@@ -161,6 +162,14 @@ class Learner:
             config = pupil.plan.config
             log.info("learned: meter %s (line %s, unit %d) %s", config.id, config.line, config.unit, fact)
         await self._keep(pupil)
+
+    def _may_look_at_dead(self, pupil: Pupil, line: Prober) -> bool:
+        """Whether a silent meter is asked beside its probes: one that never answered, and one of a line at a time."""
+        now = time.monotonic()
+        if now < self._dead_after.get(pupil.key.line, 0.0) or line.activities()[pupil.plan.config.id].answers:
+            return False
+        self._dead_after[pupil.key.line] = now + DEAD_BACKOFF_S
+        return True
 
     async def _search_all(
         self, pupil: Pupil, line: Prober, suspect: PlannedRequest, cause: int, good: list[PlannedRequest]

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Final, TypeVar
 
 from parkfleet.agent.activity import LineStatus, MeterActivity, OnFailure, OnScan
-from parkfleet.agent.burst import burst, outcome
+from parkfleet.agent.burst import NO_ANSWER, burst, outcome
 from parkfleet.agent.plan import LinePlan, MeterPlan
 from parkfleet.agent.polled_meter import PolledMeter, Read
 from parkfleet.agent.silence import Silence
@@ -98,9 +98,8 @@ class LinePoller:
 
         Raises ModbusError when it gave no values, LineDownError when the line is gone.
         """
-        meter = self._meters[self._place[request.unit]] if request.unit in self._place else None
         waited = float(self._plan.config.timeout) if timeout is None else timeout
-        await asyncio.sleep(max(0.0, meter.quiet_until - time.monotonic()) if meter else 0.0)
+        await self._quiet(request.unit)
         async with self._turns.guest():
             try:
                 values = await self._transact(request, waited)
@@ -108,10 +107,7 @@ class LinePoller:
                 self.wake(request.unit)
                 raise
             except (ModbusError, asyncio.CancelledError):
-                # On a serial line its late answer must not be taken for that of the unit's next request.
-                if meter is not None and self._plan.address.is_serial:
-                    hold = max(waited, 2 * float(self._plan.config.timeout) - waited)
-                    meter.quiet_until = max(meter.quiet_until, time.monotonic() + hold)
+                self._hold(request.unit, waited)
                 raise
             self.wake(request.unit)
             return values
@@ -121,8 +117,16 @@ class LinePoller:
 
         Raises LineDownError.
         """
+        timeout, unit = float(self._plan.config.timeout), requests[0][1].unit
+        await self._quiet(unit)
         async with self._turns.guest():
-            return await burst(self._transact, requests, float(self._plan.config.timeout))
+            codes = [int(Quality.TIMEOUT)]  # when it is cancelled
+            try:
+                codes = await burst(self._transact, requests, timeout)
+            finally:
+                if codes[-1] in NO_ANSWER:
+                    self._hold(unit, timeout)
+            return codes
 
     def replan(self, plan: MeterPlan) -> None:
         """Has a meter asked by a new plan from its next scan on, also one that was taken for silent."""
@@ -141,6 +145,18 @@ class LinePoller:
         """A meter that was taken for silent is asked at once."""
         self._silence.wake(unit, time.monotonic())
         self._woken.set()
+
+    async def _quiet(self, unit: int) -> None:
+        """Waits until a unit may be asked."""
+        if unit in self._place:
+            await asyncio.sleep(max(0.0, self._meters[self._place[unit]].quiet_until - time.monotonic()))
+
+    def _hold(self, unit: int, waited: float) -> None:
+        """On a serial line a late answer must not be taken for that of the unit's next request. waited: seconds."""
+        if unit in self._place and self._plan.address.is_serial:
+            until = time.monotonic() + max(waited, 2 * float(self._plan.config.timeout) - waited)
+            meter = self._meters[self._place[unit]]
+            meter.quiet_until = max(meter.quiet_until, until)
 
     def _state(self, id: str) -> PolledMeter:
         return next(meter for meter in self._meters if meter.plan.config.id == id)

@@ -1,7 +1,7 @@
 """Reporting: which of its state an agent still has to tell, over any number of sessions. Pure.
 
-The status and the lines are sections with names, hashes of what was told last. A controller says in its Welcome whether
-it has them; what it has is not told again until it changes. The counts of lines grow all the time and are not worth a
+The status and the lines are sections with names, hashes of their contents. A controller says in its Welcome whether it
+has them; what it has is not told again until it changes. The counts of lines grow all the time and are not worth a
 4G link's data: lines are told when their health changes, and now and then.
 """
 
@@ -31,9 +31,10 @@ class Reporting:
         self._health: Health = ()
         self._lines_at = 0.0
 
-    def hello(self, facts: AgentFacts) -> AgentMessage:
-        """The first message of a session."""
+    def hello(self, facts: AgentFacts, state: ReportedState) -> AgentMessage:
+        """The first message of a session. It names the state as it is: a controller may have it from another life."""
         message = hello_message(facts)
+        self._status_tag = tag_of(status_message(state).status)
         message.hello.status_tag, message.hello.lines_tag = self._status_tag, self._lines_tag
         return message
 

@@ -121,6 +121,7 @@ class AgentService:
     async def _live(self, stop: asyncio.Event, control: ControlSocket, hand_over: HandOver | None) -> None:
         await self._buffer.open()
         self._schema.resume(await self._buffer.newest_schema())
+        await self._trust.resume(await self._buffer.last_seqs())
         try:
             async with asyncio.TaskGroup() as group:
                 poll = group.create_task(self._poll(), name="polling")
@@ -256,9 +257,13 @@ class AgentService:
     async def _flush(self) -> None:
         self._polling.gather()
         await self._trust.events.gone_ahead()  # an alarm reaches the broker before the batch of its reading
-        for batch in self._batcher.close():
+        batches, lets_go = self._batcher.close(), self._trust.lets_go
+        if lets_go:
+            await self._trust.releasing(await self._buffer.last_seqs())
+        for batch in batches:
             await self._buffer.append(partial(coded, self._schema.schema, self._schema.packed, batch))
-            self._schema.took(batch.rows)
+            self._schema.took(batch.rows, self._forwarder.most_bytes)
+        await (self._trust.released() if lets_go else self._trust.keep_held())
         self._tell_overruns()
 
     def _tell_overruns(self) -> None:

@@ -121,7 +121,8 @@ class ControllerSession:
         goodbye = None
         keeping: asyncio.Task[None] | None = None
         try:
-            interval_s = self._welcomed(await connection.open(self._reporting.hello(self._facts)))
+            hello = self._reporting.hello(self._facts, self._state())
+            interval_s = self._welcomed(await connection.open(hello))
             self._connection = connection
             if self._keeper is not None:
                 keeping = asyncio.create_task(self._keep_credentials(self._keeper, connection), name="credentials")

@@ -12,6 +12,7 @@ from parkfleet.controller.operators_call import (
     Reason,
     echo_json,
     print_table,
+    state,
     with_operators,
 )
 
@@ -130,13 +131,5 @@ def token_json(token: "operators_pb2.ApiToken") -> dict[str, object]:
 
 
 def _row(token: "operators_pb2.ApiToken") -> tuple[str, str, str, str, str]:
-    import time
-
-    from parkfleet.controller.config_report import moment_text
-
-    state = f"until {moment_text(token.expires_ms)}"
-    if token.revoked_ms:
-        state = f"revoked {moment_text(token.revoked_ms)}"
-    elif token.expires_ms <= time.time() * 1000:
-        state = f"expired {moment_text(token.expires_ms)}"
-    return token.prefix, token.name, token.user, state, ", ".join(token.grants)
+    holds = state(token.expires_ms, token.revoked_ms)
+    return token.prefix, token.name, token.user, holds, ", ".join(token.grants)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from parkfleet.controller.call import DEFAULT, Controller
+from parkfleet.controller.config_call import past_ms
 from parkfleet.controller.operators_call import EXIT_CODES, Json, echo_json, print_table, with_operators
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ def list_entries(
     """List what was done or refused, the newest first."""
     from parkfleet.proto import operators_pb2 as pb
 
-    request = pb.ListEntriesRequest(since_ms=_since_ms(since), user=user, park=park, action=action, result=result)
+    request = pb.ListEntriesRequest(
+        since_ms=past_ms(since, "--since") if since else 0, user=user, park=park, action=action, result=result
+    )
 
     async def work(client: "OperatorsClient") -> None:
         found: list[Any] = []
@@ -216,25 +219,6 @@ def _heads(file: Path | None) -> "list[Head]":
         return [Head.parse(line) for line in read_text(file).splitlines() if line.strip()]
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--heads") from None
-
-
-def _since_ms(since: str) -> int:
-    import time
-    from datetime import datetime
-
-    from parkfleet.protocols.quantity import Duration
-
-    if not since:
-        return 0
-    try:
-        return max(0, int((time.time() - Duration.parse(since)) * 1000))
-    except ValueError:
-        pass
-    try:
-        return max(0, int(datetime.fromisoformat(since).timestamp() * 1000))
-    except (ValueError, OverflowError, OSError):
-        told = f"expected a time such as 2026-11-23T14:00, or 2h for two hours ago, got {since!r}"
-        raise typer.BadParameter(told, param_hint="--since") from None
 
 
 def _row(entry: Any) -> tuple[str, ...]:

@@ -27,6 +27,8 @@ HERE = "127.0.0.1:7443"
 
 #: Where the controller's authority stands, for all commands of a shell; --ca of the group sets it for one.
 CA_VARIABLE = "PARKFLEET_CA"
+#: File with key and certificate of an operator, for the controller's port for those.
+CERTIFICATE_VARIABLE = "PARKFLEET_CERTIFICATE"
 
 
 def fleet_client(controller: str) -> "FleetClient":
@@ -36,14 +38,14 @@ def fleet_client(controller: str) -> "FleetClient":
     from parkfleet.protocols.address import is_loopback, split_address
 
     try:
-        address, ca, login = address_of(controller), ca_of(controller), _login(controller)
-        token = token_from_environment() or (login.token if login else "")
+        address, ca, login, own = address_of(controller), ca_of(controller), _login(controller), _certificate()
+        token = token_from_environment() or (login.token if login and own is None else "")
     except LoginError as error:
         raise FleetError(str(error)) from None
     if not ca and not is_loopback(split_address(address)[0]):
         told = "give the certificate of its authority, ca.pem of its data folder: parkfleet fleet --ca ca.pem …"
         raise FleetError(f"{address} is another machine: {told}")
-    return FleetClient(address, token=token, ca=ca or None)
+    return FleetClient(address, token=token, ca=ca or None, own=own)
 
 
 def address_of(controller: str, otherwise: str = HERE) -> str:
@@ -66,6 +68,23 @@ def ca_of(controller: str) -> bytes:
             raise LoginError(f"cannot read {path}: {error.strerror}") from None
     login = _login(controller)
     return login.ca.encode() if login else b""
+
+
+def _certificate() -> tuple[bytes, bytes] | None:
+    """The operator's own key and certificate, if a file is named. Raises LoginError."""
+    from parkfleet.controller.logins import LoginError
+    from parkfleet.protocols.certificate import CertificateError, certificates, private_key
+
+    path = os.environ.get(CERTIFICATE_VARIABLE)
+    if not path:
+        return None
+    try:
+        pem = Path(path).read_bytes()
+        return private_key(pem), certificates(pem)[0]
+    except OSError as error:
+        raise LoginError(f"cannot read {path}: {error.strerror}") from None
+    except CertificateError as error:
+        raise LoginError(f"{path}, which {CERTIFICATE_VARIABLE} names: {error}") from None
 
 
 def run_call(controller: str, work: Coroutine[Any, Any, None]) -> None:

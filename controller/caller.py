@@ -5,7 +5,7 @@ The gate sets it for the time of a call, whatever the call came by: gRPC, the co
 
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from parkfleet.controller.access import LEAST, Permission, Principal, Reach, Scope
 from parkfleet.controller.registry import GatewayKey
@@ -13,6 +13,13 @@ from parkfleet.controller.registry import GatewayKey
 
 class DeniedError(Exception):
     """Somebody may not do what they asked for; the message is for them and for the audit log."""
+
+
+class Proof(NamedTuple):
+    """What a caller shows of who they are; nothing: neither."""
+
+    token: str = ""  # of a session, or an API token
+    certificate: bytes = b""  # PEM, that TLS has let through
 
 
 class Belonging(Protocol):

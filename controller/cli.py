@@ -67,6 +67,9 @@ def run(
         str, typer.Option(help="HOST:PORT for boxes that enrol. Default: that of --listen, port + 1.")
     ] = "",
     operators: Annotated[str, typer.Option(help="HOST:PORT for operators. Default: that of --listen, port + 2.")] = "",
+    operators_mutual: Annotated[
+        str, typer.Option(help="HOST:PORT for operators who show a certificate (mutual TLS). Default: none.")
+    ] = "",
     web: Annotated[
         str, typer.Option(help="HOST:PORT of /metrics and /healthz, or off. Default: 127.0.0.1, port + 3.")
     ] = "",
@@ -103,6 +106,7 @@ def run(
             certificate_life,
             DatabaseOptions(database, database_password_file),
             WebOptions(web, web_certificate, web_key),
+            operators_mutual,
         )
     except OptionError as error:
         raise typer.BadParameter(str(error), param_hint=error.option) from None

@@ -44,10 +44,19 @@ class FleetClient:
     """A connection to one controller while its block runs.
 
     address is host:port; token: a session's, or an API token; without one, only an open controller answers.
-    ca: the certificate (PEM) of the controller's authority, without which nothing is encrypted.
+    ca: the certificate (PEM) of the controller's authority, without which nothing is encrypted. own: (key, certificate)
+    of the operator, both PEM, for the port that asks for one.
     """
 
-    def __init__(self, address: str, *, token: str = "", ca: bytes | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        token: str = "",
+        ca: bytes | None = None,
+        own: tuple[bytes, bytes] | None = None,
+    ) -> None:
+        self._own = own or (None, None)
         self._address = address
         self._token = token
         self._ca = ca
@@ -58,7 +67,7 @@ class FleetClient:
         if self._ca is None:
             self._channel = aio.insecure_channel(self._address, options=_OPTIONS, interceptors=interceptors)
         else:
-            tls = grpc.ssl_channel_credentials(self._ca)
+            tls = grpc.ssl_channel_credentials(self._ca, *self._own)
             self._channel = aio.secure_channel(self._address, tls, options=_OPTIONS, interceptors=interceptors)
         return self
 
@@ -107,10 +116,18 @@ class FleetClient:
         if details == DATABASE_AWAY:
             return UnreachableError(f"{self._address}: {details}")
         if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            if self._ca is None and "Socket closed" in details:  # somebody is there, and hung up on plain words
+                return UnreachableError(
+                    f"{self._address} answers, but not without TLS: sign in once with "
+                    f"`parkfleet fleet --ca ca.pem login --controller {self._address}`, with ca.pem of its data folder"
+                )
             return UnreachableError(
                 f"no controller at {self._address}: {details}. Start one with `parkfleet controller run`, "
                 "or name its address with --controller HOST:PORT"
             )
         if error.code() is grpc.StatusCode.UNAUTHENTICATED:
             return SignedOutError(f"the controller at {self._address} does not let you in: {details}")
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            told = "knows nothing of that: it was started without --data, or is older than this command"
+            return FleetError(f"the controller at {self._address} {told}")
         return FleetError(f"the controller at {self._address} refused: {details} ({error.code().name})")

@@ -78,22 +78,28 @@ def split_gateway(name: str) -> tuple[str, str]:
 
 def moment_message(at: str) -> "config_pb2.Moment":
     """A moment as people write it: a time, a revision's number, or how long ago. Ends the command when it is none."""
-    import time
-    from datetime import datetime
-
     from parkfleet.proto import config_pb2 as pb
-    from parkfleet.protocols.quantity import Duration
 
     if not at:
         return pb.Moment()
     if at.isascii() and at.isdigit() and len(at) < 10:
         return pb.Moment(revision=int(at))
+    return pb.Moment(at_ms=past_ms(at, "--at", ", a revision's number"))
+
+
+def past_ms(text: str, option: str, otherwise: str = "") -> int:
+    """A past time as people write it, ms UTC: a time, or how long ago. Ends the command when it is none."""
+    import time
+    from datetime import datetime
+
+    from parkfleet.protocols.quantity import Duration
+
     try:
-        return pb.Moment(at_ms=max(0, int((time.time() - Duration.parse(at)) * 1000)))
+        return max(0, int((time.time() - Duration.parse(text)) * 1000))
     except ValueError:
         pass
     try:
-        return pb.Moment(at_ms=max(0, int(datetime.fromisoformat(at).timestamp() * 1000)))
+        return max(0, int(datetime.fromisoformat(text).timestamp() * 1000))
     except (ValueError, OverflowError, OSError):
-        told = f"expected a time such as 2026-11-23T14:00, a revision's number, or 2h for two hours ago, got {at!r}"
-        raise typer.BadParameter(told, param_hint="--at") from None
+        told = f"expected a time such as 2026-11-23T14:00{otherwise}, or 2h for two hours ago, got {text!r}"
+        raise typer.BadParameter(told, param_hint=option) from None

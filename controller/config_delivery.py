@@ -22,7 +22,7 @@ from parkfleet.proto.session_pb2 import ControllerMessage, DesiredConfiguration
 
 log = logging.getLogger(__name__)
 
-#: The database is away: secrets are asked for again after so long. Seconds.
+#: The database is away, or a gateway takes nothing now: tried again after so long. Seconds.
 AGAIN_S: Final = 1.0
 
 #: Puts a message into a session's outbox; False when that is full.
@@ -113,7 +113,12 @@ class ConfigDelivery:
         if name is None or name == session.offered or not is_to_be_offered(name, session.reported):
             return
         message = await self._message(key)
-        if message is not None and session.send(message):
+        if message is None:
+            return
+        if not session.send(message):  # it reads slowly, or leaves
+            if self._sessions.get(key) is session:
+                asyncio.get_running_loop().call_later(AGAIN_S, self._changed, [key])
+        else:
             sent = message.desired_configuration.configuration
             session.offered = (sent.revision, sent.hash)
             log.info("%s is offered configuration %d", key, sent.revision)

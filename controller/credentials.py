@@ -19,7 +19,9 @@ from sqlalchemy import BigInteger, Column, Row, Table, Text, delete, insert, sel
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from parkfleet.controller.access import Grant, Principal, Via
+from parkfleet.controller.caller import Proof
 from parkfleet.controller.database import UNAVAILABLE, Database, metadata
+from parkfleet.controller.operator_certificates import OperatorCertificates
 from parkfleet.controller.people import USERS, PeopleError, grants_of
 
 #: A working day: signing in each morning is no burden. Seconds.
@@ -90,10 +92,13 @@ class ApiToken:
 class Credentials:
     """The sessions and API tokens of one database."""
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, database: Database, certificates: OperatorCertificates, clock: Callable[[], float] = time.time
+    ) -> None:
         self._database = database
+        self._certificates = certificates
         self._clock = clock
-        # By the hash of a token: whom it stood for, and until when that holds while the database is away, ms UTC.
+        # By the hash of a proof: whom it stood for, and until when that holds while the database is away, ms UTC.
         self._recent: OrderedDict[str, tuple[Principal, int]] = OrderedDict()
 
     async def open_session(self, user: str) -> Issued:
@@ -148,17 +153,14 @@ class Credentials:
             mine = (TOKENS.c.id == identity, TOKENS.c.revoked_ms.is_(None))
             await connection.execute(update(TOKENS).where(*mine).values(revoked_ms=self._now()))
 
-    async def recognise(self, token: str) -> Principal | None:
-        """Whom a token stands for; None when it is none, or no longer one.
+    async def recognise(self, proof: Proof) -> Principal | None:
+        """Whom a proof stands for; None when it is none, or holds no more.
 
         While the database is away, as it was at the last call of the last minutes. Raises one of UNAVAILABLE.
         """
-        match = _TOKEN.fullmatch(token)
-        if match is None:
-            return None
-        name = _hash(token)
+        name = _hash(proof.token or proof.certificate.hex())
         try:
-            found = await self._look_up(match)
+            found = await self._look_up(proof)
         except UNAVAILABLE:
             principal, until_ms = self._recent.get(name, (None, 0))
             if self._now() >= until_ms:
@@ -171,7 +173,20 @@ class Credentials:
             self._recent.popitem(last=False)
         return found[0] if found else None
 
-    async def _look_up(self, match: re.Match[str]) -> tuple[Principal, int] | None:
+    async def _look_up(self, proof: Proof) -> tuple[Principal, int] | None:
+        """Whom a proof stands for, and until when, ms UTC."""
+        if proof.token:
+            match = _TOKEN.fullmatch(proof.token)
+            return await self._of_token(match) if match else None
+        owner = await self._certificates.owner(proof.certificate) if proof.certificate else None
+        if owner is None:
+            return None
+        async with self._database.read() as connection:
+            grants = await _grants_if_enabled(connection, owner.user)
+        principal = Principal(owner.user, Via.CERTIFICATE, grants or (), credential=owner.serial)
+        return None if grants is None else (principal, owner.expires_ms)
+
+    async def _of_token(self, match: re.Match[str]) -> tuple[Principal, int] | None:
         """Whom a token stands for, and until when, ms UTC."""
         kind, identity, secret = match.groups()
         async with self._database.read() as connection:
@@ -191,12 +206,15 @@ class Credentials:
 
     async def expiry_of(self, principal: Principal) -> int:
         """When somebody's session or token ends, ms UTC; 0: it does not."""
+        if principal.via is Via.CERTIFICATE:
+            found = await self._certificates.find(principal.credential)
+            return found.expires_ms if found else 0
         table = {Via.SESSION: SESSIONS, Via.API_TOKEN: TOKENS}.get(principal.via)
         if table is None:
             return 0
-        found = select(table.c.expires_ms).where(table.c.id == principal.credential)
+        expiry = select(table.c.expires_ms).where(table.c.id == principal.credential)
         async with self._database.read() as connection:
-            return int((await connection.execute(found)).scalar() or 0)
+            return int((await connection.execute(expiry)).scalar() or 0)
 
     async def of_user(self, name: str, via: Via, credential: str) -> Principal | None:
         """Somebody whom other means have recognised, such as a certificate; None when there is no such user."""

@@ -127,25 +127,10 @@ def _set_password(request: Any, _: Belonging) -> Demand:
     return Demand(None, SOMEWHERE, True, f"user {request.user}".strip(), personal=True)
 
 
-def _create_token(request: Any, _: Belonging) -> Demand:
-    return Demand(
-        None,
-        SOMEWHERE,
-        change=True,
-        target=f"token {request.name} {' '.join(request.grants)}".strip(),
-        outcome=lambda answer: (AuditResult.DONE, answer.info.prefix),
-        personal=True,
-    )
-
-
-def _revoke_token(request: Any, _: Belonging) -> Demand:
-    """OperatorsService asks once more when it is somebody else's. A whole token is cut to its public part."""
-    return Demand(
-        None,
-        SOMEWHERE,
-        change=True,
-        target=f"token {'_'.join(request.token.split('_')[:2])}",
-        outcome=lambda info: (AuditResult.DONE, f"{info.prefix} of {info.user}"),
+def _own(target: Callable[[Any], str], outcome: Outcome, personal: bool = False) -> Row:
+    """A change of what is somebody's own; OperatorsService asks once more when it is another's."""
+    return lambda request, _: Demand(
+        None, SOMEWHERE, change=True, target=target(request).strip(), outcome=outcome, personal=personal
     )
 
 
@@ -236,9 +221,26 @@ TABLE: Final[dict[str, Row]] = {
     "parkfleet.v1.Operators/ChangeGrant": _change_grant,
     "parkfleet.v1.Operators/EnableUser": _enable_user,
     "parkfleet.v1.Operators/SetPassword": _set_password,
-    "parkfleet.v1.Operators/CreateApiToken": _create_token,
+    "parkfleet.v1.Operators/CreateApiToken": _own(
+        lambda request: f"token {request.name} {' '.join(request.grants)}",
+        lambda answer: (AuditResult.DONE, answer.info.prefix),
+        personal=True,
+    ),
     "parkfleet.v1.Operators/ListApiTokens": _SIGNED_IN,
-    "parkfleet.v1.Operators/RevokeApiToken": _revoke_token,
+    "parkfleet.v1.Operators/RevokeApiToken": _own(  # a whole token is cut to its public part
+        lambda request: f"token {'_'.join(request.token.split('_')[:2])}",
+        lambda info: (AuditResult.DONE, f"{info.prefix} of {info.user}"),
+    ),
+    "parkfleet.v1.Operators/IssueCertificate": _own(
+        lambda request: "a certificate",
+        lambda answer: (AuditResult.DONE, f"certificate {answer.info.serial}"),
+        personal=True,
+    ),
+    "parkfleet.v1.Operators/ListCertificates": _SIGNED_IN,
+    "parkfleet.v1.Operators/RevokeCertificate": _own(
+        lambda request: f"certificate {request.serial}",
+        lambda info: (AuditResult.DONE, f"of {info.user}"),
+    ),
     "parkfleet.v1.Audit/ListEntries": _fixed(Demand(Permission.AUDIT, SOMEWHERE)),
     "parkfleet.v1.Audit/Export": _fixed(Demand(Permission.AUDIT)),
     "parkfleet.v1.Audit/GetHead": _fixed(Demand(Permission.AUDIT)),
@@ -248,10 +250,11 @@ TABLE: Final[dict[str, Row]] = {
     "parkfleet.v1.RemoteHands/Replay": _deed,
     "parkfleet.v1.RemoteHands/Restart": _deed,
     "parkfleet.v1.RemoteHands/Capture": _deed,
-    # What probes and tools ask: whether the controller serves; which services it has.
+    # What probes and tools ask: whether the controller serves; which services it has. A watch holds a place for long:
+    # strangers could take all of them.
     "grpc.health.v1.Health/Check": _OPEN,
-    "grpc.health.v1.Health/Watch": _OPEN,
-    "grpc.health.v1.Health/List": _OPEN,
+    "grpc.health.v1.Health/Watch": _SIGNED_IN,
+    "grpc.health.v1.Health/List": _SIGNED_IN,
     "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _SIGNED_IN,
     "grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _SIGNED_IN,
 }

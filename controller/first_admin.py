@@ -5,18 +5,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from parkfleet.controller.authority import Authority
 from parkfleet.controller.config_access import ConfigBelonging
 from parkfleet.controller.operators import FIRST_ADMIN, Operators
 from parkfleet.controller.storage import Storage
 from parkfleet.protocols.files import write_durably
 
 
-async def open_operators(storage: Storage, folder: Path, say: Callable[[str], None]) -> Operators:
+async def open_operators(storage: Storage, authority: Authority, folder: Path, say: Callable[[str], None]) -> Operators:
     """The people of a controller; the first admin where there is nobody yet, whose password is said once.
 
     Raises OSError, one of UNAVAILABLE.
     """
-    operators = Operators(storage.database, ConfigBelonging(storage.config))
+    operators = Operators(storage.database, ConfigBelonging(storage.config), authority=authority)
     password = await operators.make_first_admin()
     if password is None:
         return operators

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from parkfleet.controller.access import EVERYBODY, Mode, Principal, Via
 from parkfleet.controller.audit_chain import AuditFact, AuditResult
-from parkfleet.controller.caller import Belonging, Caller, DeniedError
-from parkfleet.controller.demands import Demand, demand_of
+from parkfleet.controller.caller import Belonging, Caller, DeniedError, Proof
+from parkfleet.controller.demands import Demand, demand_of, done
 
 if TYPE_CHECKING:  # an open gate needs no database
     from parkfleet.controller.audit_log import AuditLog
@@ -47,10 +47,10 @@ class Deed:
 class Gatekeeper(Protocol):
     """A gate."""
 
-    async def admit(self, method: str, request: Any, token: str, peer: str) -> Deed:
+    async def admit(self, method: str, request: Any, proof: Proof, peer: str) -> Deed:
         """Lets a call through. Raises DeniedError, UnknownCallerError, AwayError."""
 
-    async def again(self, deed: Deed, token: str) -> None:
+    async def again(self, deed: Deed, proof: Proof) -> None:
         """The same for a call that takes long: somebody may have lost their rights meanwhile."""
 
     def doing(self, deed: Deed, told: Callable[[BaseException], str]) -> AbstractAsyncContextManager[None]:
@@ -63,13 +63,13 @@ class OpenGate:
     def __init__(self, belonging: Belonging) -> None:
         self._belonging = belonging
 
-    async def admit(self, method: str, request: Any, token: str, peer: str) -> Deed:
+    async def admit(self, method: str, request: Any, proof: Proof, peer: str) -> Deed:
         demand = demand_of(method, request, self._belonging)
         if demand is None:
             raise DeniedError(f"nobody may call {method}")
         return Deed(Caller(EVERYBODY, peer, self._belonging), demand, AuditFact(action_of(method), AuditResult.DONE))
 
-    async def again(self, deed: Deed, token: str) -> None:
+    async def again(self, deed: Deed, proof: Proof) -> None:
         pass
 
     @asynccontextmanager
@@ -91,7 +91,7 @@ class Gate:
         self._belonging = belonging
         self._away = UNAVAILABLE
 
-    async def admit(self, method: str, request: Any, token: str, peer: str) -> Deed:
+    async def admit(self, method: str, request: Any, proof: Proof, peer: str) -> Deed:
         """Lets a call through, and tells of a change that begins. Raises DeniedError, UnknownCallerError, AwayError."""
         fact = AuditFact(action_of(method), AuditResult.REFUSED, peer=peer)
         try:
@@ -99,7 +99,7 @@ class Gate:
             if demand is None:
                 raise DeniedError(f"nobody may call {method}")
             fact = replace(fact, target=demand.target, scope=_scope(demand), reason=getattr(request, "reason", ""))
-            caller = await self._recognise(demand, token, peer)
+            caller = await self._recognise(demand, proof, peer)
             fact = replace(fact, actor=caller.principal.user, via=via_of(caller.principal))
             _check(caller, demand)
             if demand.change:
@@ -112,10 +112,10 @@ class Gate:
             raise _away(fact, error) from None
         return Deed(caller, demand, fact)
 
-    async def again(self, deed: Deed, token: str) -> None:
+    async def again(self, deed: Deed, proof: Proof) -> None:
         """Recognises the caller of a long call anew. Raises DeniedError, UnknownCallerError, AwayError."""
         try:
-            now = await self._recognise(deed.demand, token, deed.caller.peer)
+            now = await self._recognise(deed.demand, proof, deed.caller.peer)
         except self._away as error:
             raise _away(deed.fact, error) from None
         if now.principal != deed.caller.principal:
@@ -138,7 +138,8 @@ class Gate:
                 raise _away(deed.fact, error) from None
             raise
         if deed.demand.change:
-            await self._ended(deed, *deed.demand.outcome(deed.answer))
+            outcome = deed.demand.outcome if deed.answer is not None else done
+            await self._ended(deed, *outcome(deed.answer))
 
     async def _ended(self, deed: Deed, result: AuditResult, detail: str) -> None:
         if not deed.demand.change:
@@ -156,13 +157,15 @@ class Gate:
                 "%s was refused (%s), which could not be told in the audit log: %s", fact.action, fact.peer, error
             )
 
-    async def _recognise(self, demand: Demand, token: str, peer: str) -> Caller:
-        """Raises UnknownCallerError."""
+    async def _recognise(self, demand: Demand, proof: Proof, peer: str) -> Caller:
+        """Raises UnknownCallerError, one of UNAVAILABLE."""
         if demand.open:  # a token is not looked at: whoever signs in may bring the one of a session that has ended
             return Caller(NOBODY, peer, self._belonging)
-        principal = await self._credentials.recognise(token) if token else None
-        if principal is None and token:
+        principal = await self._credentials.recognise(proof)
+        if principal is None and proof.token:
             raise UnknownCallerError("this session or API token does not hold (any more): sign in with `fleet login`")
+        if principal is None and proof.certificate:
+            raise UnknownCallerError("this certificate is no operator's, or holds no more: sign in with `fleet login`")
         if principal is None:
             raise UnknownCallerError("nobody is signed in: `parkfleet fleet login`")
         return Caller(principal, peer, self._belonging)
@@ -180,8 +183,9 @@ def via_of(principal: Principal) -> str:
 
 def _check(caller: Caller, demand: Demand) -> None:
     """Raises DeniedError."""
-    if demand.personal and caller.principal.via is Via.API_TOKEN:
-        raise DeniedError("an API token may not do that: sign in as yourself with `parkfleet fleet login`")
+    if demand.personal and caller.principal.via in (Via.API_TOKEN, Via.CERTIFICATE):
+        via = caller.principal.via.value
+        raise DeniedError(f"that is not done with the {via}: sign in as yourself with `parkfleet fleet login`")
     if demand.permission is not None:
         caller.need(demand.permission, demand.reach)
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import unquote
 
@@ -9,7 +10,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc import aio
 
-from parkfleet.controller.caller import DeniedError, enter
+from parkfleet.controller.caller import DeniedError, Proof, enter
 from parkfleet.controller.demands import AGENT_SERVICES
 from parkfleet.controller.gate import AwayError, Deed, Gatekeeper, UnknownCallerError
 from parkfleet.proto.errors import DATABASE_AWAY
@@ -78,10 +79,13 @@ class Guard(aio.ServerInterceptor):
             deed = await self._admitted(method, None if parse is None else request, context)
             checked = self._clock()
             try:
-                async with self._gate.doing(deed, lambda error: _told(error, context)):
-                    async for answer in inner(request, context):
+                async with (
+                    self._gate.doing(deed, lambda error: _told(error, context)),
+                    aclosing(inner(request, context)) as answers,
+                ):
+                    async for answer in answers:
                         if self._clock() - checked >= RECHECK_S:
-                            await self._gate.again(deed, _token(context))
+                            await self._gate.again(deed, _proof(context))
                             checked = self._clock()
                         deed.answer = answer
                         yield answer
@@ -92,7 +96,7 @@ class Guard(aio.ServerInterceptor):
 
     async def _admitted(self, method: str, request: Any, context: Context) -> Deed:
         try:
-            deed = await self._gate.admit(method, request, _token(context), peer_address(context.peer()))
+            deed = await self._gate.admit(method, request, _proof(context), peer_address(context.peer()))
         except _REFUSED as error:
             await _refuse(context, error)
         enter(deed.caller)
@@ -153,6 +157,12 @@ def peer_address(peer: str) -> str:
     if kind in ("ipv4", "ipv6"):
         return rest.rpartition(":")[0].strip("[]")[:64]
     return kind[:64]
+
+
+def _proof(context: Context) -> Proof:
+    """What the caller shows: a token in the metadata, a certificate in TLS."""
+    shown = list((context.auth_context() or {}).get("x509_pem_cert", ()))
+    return Proof(_token(context), shown[0] if len(shown) == 1 else b"")
 
 
 def _token(context: Context) -> str:

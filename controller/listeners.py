@@ -1,7 +1,8 @@
 """Listeners: the controller's ports, each a server of its own, so that none serves what belongs to another.
 
 Guarded, there are three: sessions, for gateways with a certificate (mutual TLS); enrolment, for boxes that have none
-(TLS); operators (TLS, behind the gate). Without an authority all stands on one plain port, for one machine.
+(TLS); operators (TLS, behind the gate), whose server has another port for those who show a certificate (mutual TLS),
+where that is asked for. Without an authority all stands on one plain port, for one machine.
 """
 
 import asyncio
@@ -56,6 +57,7 @@ class Gates:
     house: "Gatehouse"
     enrolment: str = "127.0.0.1:0"
     operators: str = "127.0.0.1:0"
+    mutual: str = ""  # for operators with a certificate; empty: nowhere
     names: Sequence[str] = ()  # by which gateways reach the controller; the first stands in join tokens
 
 
@@ -83,6 +85,7 @@ class Listeners:
     operators: Port
     enrolment: Port | None = None
     public: PublicAddresses | None = None
+    mutual: str = ""  # host:port of operators with a certificate; their server is the operators' own
 
     @property
     def servers(self) -> list[aio.Server]:
@@ -115,7 +118,7 @@ def guarded_listeners(
     """
     from parkfleet.controller.server_certificate import ServerCertificate
 
-    asked = (address, gates.enrolment, gates.operators)
+    asked = (address, gates.enrolment, gates.operators, *([gates.mutual] if gates.mutual else []))
     names = [*gates.names, *(host for host, _ in map(split_address, asked) if not is_everywhere(host))]
     certificate = ServerCertificate(gates.house.authority, [*names, "localhost", "127.0.0.1", "::1"], clock)
     sessions = _listen(address, certificate.credentials(mutual=True), MAX_SESSIONS, _SESSION_OPTIONS)
@@ -123,8 +126,11 @@ def guarded_listeners(
     enrolment = _listen(gates.enrolment, tls, MAX_STRANGERS, _ENROLMENT_OPTIONS, [Careful()])
     tls = certificate.credentials(mutual=False)
     operators = _listen(gates.operators, tls, MAX_OPERATORS, interceptors=interceptors)
+    mutual = ""
+    if gates.mutual:
+        mutual = _bind(operators.server, gates.mutual, certificate.credentials(mutual=True))
     public = PublicAddresses(_public(names, sessions.address), _public(names, enrolment.address))
-    return Listeners(sessions, operators, enrolment, public)
+    return Listeners(sessions, operators, enrolment, public, mutual)
 
 
 def _listen(
@@ -136,6 +142,11 @@ def _listen(
 ) -> Port:
     """A server with a port, which it has from now on. Raises BindError."""
     server = aio.server(options=options, maximum_concurrent_rpcs=calls, interceptors=interceptors)
+    return Port(server, _bind(server, address, credentials))
+
+
+def _bind(server: aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> str:
+    """Gives a server a port; host:port with the real one. Raises BindError."""
     try:
         if credentials is None:
             port = server.add_insecure_port(address)
@@ -145,7 +156,7 @@ def _listen(
         raise BindError(
             f"cannot listen on {address}: another process has the port, or the address is not of this machine"
         ) from None
-    return Port(server, f"{split_address(address)[0]}:{port}")
+    return f"{split_address(address)[0]}:{port}"
 
 
 def _public(names: Sequence[str], address: str) -> str:

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from parkfleet.controller.access import FLEET, Grant, Permission, Reach
 from parkfleet.controller.caller import Caller, DeniedError
 from parkfleet.controller.credentials import API_TOKEN, MAX_TOKEN_S, ApiToken, Credentials, Issued
+from parkfleet.controller.operator_certificates import OperatorCertificate, OperatorCertificates
 from parkfleet.controller.passwords import Passwords, new_password
 from parkfleet.controller.people import MAX_GRANTS, People, PeopleError, User
 from parkfleet.controller.tries import Tries, account
@@ -30,9 +31,17 @@ class Added(NamedTuple):
 class Management:
     """The people of one controller, as those who manage them see them."""
 
-    def __init__(self, people: People, credentials: Credentials, passwords: Passwords, tries: Tries) -> None:
+    def __init__(
+        self,
+        people: People,
+        credentials: Credentials,
+        certificates: OperatorCertificates,
+        passwords: Passwords,
+        tries: Tries,
+    ) -> None:
         self._people = people
         self._credentials = credentials
+        self._certificates = certificates
         self._passwords = passwords
         self._tries = tries
 
@@ -94,9 +103,7 @@ class Management:
 
     async def tokens(self, who: Caller, every: bool) -> list[ApiToken]:
         """The caller's own tokens; every: also those of all whom the caller may manage."""
-        owners = {who.principal.user}
-        if every:
-            owners |= {user.name for user in await self._people.users() if _manages(who, user)}
+        owners = await self._owners(who, every)
         return [token for token in await self._credentials.tokens() if token.user in owners]
 
     async def revoke_token(self, who: Caller, named: str) -> ApiToken:
@@ -109,6 +116,28 @@ class Management:
         token = (found or mine)[0]
         await self._credentials.revoke_token(token.id)
         return await self._credentials.token(token.id) or token
+
+    async def issue_certificate(self, who: Caller, request: bytes, life_s: float) -> tuple[bytes, OperatorCertificate]:
+        """A certificate (PEM) of the caller's, for the key of a request. Raises PeopleError, RequestError."""
+        return await self._certificates.issue(who.principal.user, request, life_s)
+
+    async def certificates(self, who: Caller, every: bool) -> list[OperatorCertificate]:
+        """The caller's own certificates; every: also those of all whom the caller may manage."""
+        owners = await self._owners(who, every)
+        return [one for one in await self._certificates.all() if one.user in owners]
+
+    async def revoke_certificate(self, who: Caller, serial: str) -> OperatorCertificate:
+        """Ends a certificate. Raises PeopleError."""
+        found = [one for one in await self.certificates(who, True) if one.serial == serial]
+        if not found:
+            raise PeopleError("there is no such certificate: see `parkfleet fleet user certificate list --all`")
+        await self._certificates.revoke(serial)
+        return await self._certificates.find(serial) or found[0]
+
+    async def _owners(self, who: Caller, every: bool) -> set[str]:
+        """The caller; every: also all whom the caller may manage."""
+        others = {user.name for user in await self._people.users() if _manages(who, user)} if every else set()
+        return {who.principal.user} | others
 
     async def _prove(self, name: str, current: str) -> None:
         """Raises PeopleError unless it is the user's password: a session left open is no leave to take it over."""

@@ -4,18 +4,22 @@ What gRPC, the console and commands on the machine share. A console lets a reque
 of the method that does the same over gRPC, and does it within `gate.doing()`.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 from parkfleet.controller.access import Via
 from parkfleet.controller.audit_chain import AuditFact, AuditResult
 from parkfleet.controller.audit_log import AuditLog
+from parkfleet.controller.authority import Authority
 from parkfleet.controller.caller import Belonging, Nowhere
 from parkfleet.controller.credentials import Credentials
-from parkfleet.controller.database import Database
+from parkfleet.controller.database import UNAVAILABLE, Database
 from parkfleet.controller.gate import Gate
 from parkfleet.controller.management import Management
+from parkfleet.controller.operator_certificates import OperatorCertificates
 from parkfleet.controller.passwords import Passwords, new_password
 from parkfleet.controller.people import People
 from parkfleet.controller.refusals import Refusals
@@ -23,22 +27,32 @@ from parkfleet.controller.sign_in import SignIn
 from parkfleet.controller.tries import Tries, account
 from parkfleet.controller.witness import Witness
 
-FIRST_ADMIN = "admin"
+log = logging.getLogger(__name__)
+
+FIRST_ADMIN: Final = "admin"
 
 
 class Operators:
     """The people of one controller."""
 
-    def __init__(self, database: Database, belonging: Belonging, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        database: Database,
+        belonging: Belonging,
+        clock: Callable[[], float] = time.time,
+        authority: Authority | None = None,
+    ) -> None:
+        """authority: who signs operators' certificates; None: nobody."""
         self.people = People(database, clock)
-        self.credentials = Credentials(database, clock)
+        self.certificates = OperatorCertificates(database, authority, clock)
+        self.credentials = Credentials(database, self.certificates, clock)
         self.passwords = Passwords()
         self.tries = Tries(database, clock)
         self.audit = AuditLog(database, clock)
         self.refusals = Refusals(self.audit)
         self.witness = Witness(self.audit, self.refusals)
         self.sign_in = SignIn(self.people, self.credentials, self.passwords, self.tries, self.audit, self.refusals)
-        self.management = Management(self.people, self.credentials, self.passwords, self.tries)
+        self.management = Management(self.people, self.credentials, self.certificates, self.passwords, self.tries)
         self.gate = Gate(self.credentials, self.audit, self.refusals, belonging)
 
     async def make_first_admin(self) -> str | None:
@@ -57,7 +71,10 @@ class Operators:
 
     async def close(self) -> None:
         """What is to be done before the database is closed."""
-        await self.refusals.flush()
+        try:
+            await self.refusals.flush()
+        except UNAVAILABLE as error:
+            log.error("the last refused attempts could not be told in the audit log: %s", error)
 
 
 async def recover(url: str, password: str | None, user: str, reason: str) -> str | None:

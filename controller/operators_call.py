@@ -83,3 +83,15 @@ def ask_password(prompt: str, twice: bool = False, from_stdin: bool = False) -> 
             raise typer.BadParameter("standard input is empty: a password was to come from there")
         return line.removesuffix("\n").removesuffix("\r")
     return str(typer.prompt(prompt, hide_input=True, confirmation_prompt=twice))
+
+
+def state(expires_ms: int, revoked_ms: int) -> str:
+    """Until when something holds, or since when it does not."""
+    import time
+
+    from parkfleet.controller.config_report import moment_text
+
+    if revoked_ms:
+        return f"revoked {moment_text(revoked_ms)}"
+    word = "until" if expires_ms > time.time() * 1000 else "expired"
+    return f"{word} {moment_text(expires_ms)}"

@@ -10,6 +10,7 @@ from grpc import aio
 from parkfleet.controller.access import Grant, Principal, Via
 from parkfleet.controller.caller import caller
 from parkfleet.controller.credentials import ApiToken
+from parkfleet.controller.operator_certificates import OperatorCertificate
 from parkfleet.controller.operators import Operators
 from parkfleet.controller.passwords import BusyError
 from parkfleet.controller.people import PeopleError, User
@@ -122,6 +123,38 @@ class OperatorsService(OperatorsServicer):
     async def RevokeApiToken(self, request: pb.RevokeApiTokenRequest, context: Context) -> pb.ApiToken:
         """A token that holds no more."""
         return token_message(await self._management.revoke_token(caller(), request.token))
+
+    @answered
+    async def IssueCertificate(
+        self, request: pb.IssueCertificateRequest, context: Context
+    ) -> pb.IssueCertificateResponse:
+        """A certificate of the caller's."""
+        pem, info = await self._management.issue_certificate(caller(), request.request, request.life_ms / 1000)
+        return pb.IssueCertificateResponse(certificate=pem, info=certificate_message(info))
+
+    @answered
+    async def ListCertificates(
+        self, request: pb.ListCertificatesRequest, context: Context
+    ) -> pb.ListCertificatesResponse:
+        """The caller's own, or all that they may manage."""
+        found = await self._management.certificates(caller(), request.all)
+        return pb.ListCertificatesResponse(certificates=map(certificate_message, found))
+
+    @answered
+    async def RevokeCertificate(self, request: pb.RevokeCertificateRequest, context: Context) -> pb.OperatorCertificate:
+        """A certificate that holds no more."""
+        return certificate_message(await self._management.revoke_certificate(caller(), request.serial))
+
+
+def certificate_message(found: OperatorCertificate) -> pb.OperatorCertificate:
+    """A certificate, by its number."""
+    return pb.OperatorCertificate(
+        serial=found.serial,
+        user=found.user,
+        issued_ms=found.issued_ms,
+        expires_ms=found.expires_ms,
+        revoked_ms=found.revoked_ms or 0,
+    )
 
 
 def person_message(principal: Principal, expires_ms: int) -> pb.Person:

@@ -29,8 +29,14 @@ def password(
     import asyncio
 
     from parkfleet.controller.errors import DatabaseError
-    from parkfleet.controller.operators import recover
     from parkfleet.controller.run_options import DatabaseOptions
+
+    try:
+        from parkfleet.controller.operators import recover
+    except ModuleNotFoundError as error:
+        told = "this needs the controller's own packages"
+        typer.echo(f"{told} ({error.name} is missing): pip install 'parkfleet[controller]'", err=True)
+        raise typer.Exit(1) from None
 
     url = database
     if not database:

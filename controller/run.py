@@ -16,6 +16,7 @@ from parkfleet import __version__
 from parkfleet.controller.errors import DatabaseError
 from parkfleet.controller.fleet import read_clock
 from parkfleet.controller.listeners import BindError, Gates
+from parkfleet.controller.memory import keep_arenas_few
 from parkfleet.controller.run_options import ControllerOptions, WebOptions
 from parkfleet.controller.server import ControllerServer
 from parkfleet.protocols.address import split_address
@@ -33,6 +34,7 @@ class StartError(Exception):
 
 async def run_controller(options: ControllerOptions, say: Callable[[str], None]) -> None:
     """Serves until SIGTERM or SIGINT. say gets the listening lines. Raises StartError."""
+    keep_arenas_few()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -41,7 +43,7 @@ async def run_controller(options: ControllerOptions, say: Callable[[str], None])
         storage = gates = operators = None
         if options.data is not None:
             storage, gates = await _opened(options, options.data, life)
-            operators = await _people(storage, options.data, say)
+            operators = await _people(storage, gates, options.data, say)
         server = ControllerServer(options.listen, options.heartbeat, storage=storage, operators=operators, gates=gates)
         try:
             await life.enter_async_context(server)
@@ -62,6 +64,8 @@ def _listening(server: ControllerServer, options: ControllerOptions) -> list[str
     if server.listeners.enrolment is not None:
         lines.insert(0, f"boxes enrol at {server.listeners.enrolment.address}")
         lines.insert(1, f"operators at {server.listeners.operators.address}, with {options.data}/ca.pem")
+    if server.listeners.mutual:
+        lines.insert(2, f"operators with a certificate at {server.listeners.mutual}")
     return lines
 
 
@@ -125,10 +129,10 @@ async def _opened(options: ControllerOptions, folder: Path, life: AsyncExitStack
         )
     except (SecretError, AuthorityError, DatabaseError, ValueError, *UNAVAILABLE) as error:
         raise StartError(str(error)) from None
-    return storage, Gates(house, options.enrolment, options.operators, options.names)
+    return storage, Gates(house, options.enrolment, options.operators, options.mutual, options.names)
 
 
-async def _people(storage: "Storage", folder: Path, say: Callable[[str], None]) -> "Operators":
+async def _people(storage: "Storage", gates: Gates, folder: Path, say: Callable[[str], None]) -> "Operators":
     """Who signs in at a controller that keeps something. Raises StartError."""
     try:
         from parkfleet.controller.database import UNAVAILABLE
@@ -137,7 +141,7 @@ async def _people(storage: "Storage", folder: Path, say: Callable[[str], None]) 
         told = "--data needs the controller's own packages"
         raise StartError(f"{told} ({error.name} is missing): pip install 'parkfleet[controller]'") from None
     try:
-        return await open_operators(storage, folder, say)
+        return await open_operators(storage, gates.house.authority, folder, say)
     except UNAVAILABLE as error:
         raise StartError(str(error)) from None
 

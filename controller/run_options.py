@@ -57,6 +57,7 @@ class ControllerOptions:
     web: WebOptions = WebOptions()
     enrolment: str = ""
     operators: str = ""
+    mutual: str = ""  # for operators with a certificate; empty: nowhere
     names: Sequence[str] = ()
     certificate_life: float = 90 * 86400.0  # of a gateway's, in seconds
 
@@ -71,6 +72,7 @@ def parse_options(
     certificate_life: str,
     database: DatabaseOptions = DatabaseOptions(),
     web: WebOptions = WebOptions(),
+    mutual: str = "",
 ) -> ControllerOptions:
     """Raises OptionError."""
     host, port = _address("--listen", listen)
@@ -84,7 +86,10 @@ def parse_options(
     for option, address in beside.items():
         if is_everywhere(_address(option, address)[0]) and not names:
             raise OptionError("--name", _NAME_NEEDED)
-    if is_everywhere(host) and not names:
+    if mutual and data is None:
+        raise OptionError("--operators-mutual", "add --data DIR: without it there is no authority, and nobody signs in")
+    hosts = [host, *([_address("--operators-mutual", mutual)[0]] if mutual else [])]
+    if any(map(is_everywhere, hosts)) and not names:
         raise OptionError("--name", _NAME_NEEDED)
     return ControllerOptions(
         listen,
@@ -94,6 +99,7 @@ def parse_options(
         _web(web, port),
         beside["--enrolment"],
         beside["--operators"],
+        mutual,
         names,
         _duration("--certificate-life", certificate_life, *CERTIFICATE_LIFE),
     )

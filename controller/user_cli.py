@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from parkfleet.controller import certificate_cli
 from parkfleet.controller.call import DEFAULT, Controller
 from parkfleet.controller.operators_call import (
     EXIT_CODES,
@@ -28,6 +29,8 @@ app = typer.Typer(
     help="People: who may see, change and decide what at a controller.",
     epilog="Example: parkfleet fleet user add bob --grant operator@park/p1 --reason 'new in the team'",
 )
+
+app.add_typer(certificate_cli.app, name="certificate")
 
 Name = Annotated[str, typer.Argument(help="Small letters, digits, '_', '.', '@' or '-'.", metavar="USER")]
 

@@ -141,7 +141,7 @@ class Search:
     def _lives(self, own: Sequence[Point]) -> Asking[bool]:
         """Whether a meter that answered nothing at all answers for one point alone: a single request tells."""
         point = min(own, key=lambda point: point.count)
-        (code,) = yield (Block(point.table, point.address, point.count, self.rest),)
+        (code,) = yield (Block(point.table, point.address, point.count),)  # silent as it is, it has come to rest
         self.asked += 1
         self.refused += code != Quality.GOOD
         return code == Quality.GOOD

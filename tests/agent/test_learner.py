@@ -5,7 +5,7 @@ import contextlib
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,15 +14,16 @@ from parkfleet.agent.activity import MeterActivity, OnFailure, OnScan
 from parkfleet.agent.configuration import Configuration
 from parkfleet.agent.learned_store import STORE_NAME, LearnedStore
 from parkfleet.agent.learner import Learner, known_facts
-from parkfleet.agent.plan import Plan, make_plan
+from parkfleet.agent.plan import MeterPlan, Plan, make_plan
 from parkfleet.agent.poller import LinePoller
 from parkfleet.agent.polling import Polling
 from parkfleet.protocols.config import BrokerConfig, GatewayConfig, LineConfig, MeterConfig
 from parkfleet.protocols.learned import Evidence, Learned, Limit
 from parkfleet.protocols.modbus import rtu
+from parkfleet.protocols.modbus.pdu import Request
 from parkfleet.protocols.payload.series import Scan
 from parkfleet.protocols.profile import Point, Profile
-from parkfleet.protocols.quality import EXCEPTION
+from parkfleet.protocols.quality import EXCEPTION, Quality
 from parkfleet.protocols.quantity import Duration
 from tests.engine.rig import PtySlave, TcpSlave, good_pdu, mbap
 from tests.eventually import eventually
@@ -326,3 +327,42 @@ async def test_exceptions_of_the_moment_teach_nothing(tmp_path: Path) -> None:
             assert polled.latest()[5] == EXCEPTION | 6
             assert polled.learned.is_empty
             assert polled.learner.pupils["m"].suspect is None
+
+
+class SilentLine:
+    """A line on which nobody ever answered."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []  # units
+
+    async def burst(self, requests: Sequence[tuple[float, Request[object]]]) -> list[int]:
+        self.asked += [request.unit for _, request in requests]
+        return [int(Quality.TIMEOUT)] * len(requests)
+
+    def replan(self, plan: MeterPlan) -> None:
+        raise AssertionError("nothing was learned")
+
+    def activities(self) -> dict[str, MeterActivity]:
+        return {f"m{unit}": MeterActivity() for unit in range(1, 31)}
+
+
+async def test_silent_meters_are_searched_one_at_a_time(tmp_path: Path) -> None:
+    """Thirty that never answered: one request in ten minutes, whichever of them it is for."""
+    meters = [MeterConfig(f"m{unit}", "line", unit, "p", Duration(1.0)) for unit in range(1, 31)]
+    gateway = GatewayConfig("p", "g", BrokerConfig("mqtt://127.0.0.1:1"), [LineConfig("line", "tcp://h")], meters)
+    configuration = Configuration(gateway, {"p": PROFILE}, tmp_path)
+    plan = make_plan(configuration)
+    learner, line = Learner(plan, configuration, LearnedStore(tmp_path / STORE_NAME)), SilentLine()
+    task = asyncio.create_task(learner.run({"line": line}))
+    silent = [int(Quality.TIMEOUT)] * len(plan.lines[0].meters[0].requests)
+
+    def tell() -> None:
+        for meter in plan.lines[0].meters:
+            learner.saw(meter, meter.requests, silent)
+
+    for _ in range(3):
+        tell()
+    await eventually(lambda: line.asked and all(pupil.search_after for pupil in learner.pupils.values()))
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert len(line.asked) == 1

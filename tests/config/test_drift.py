@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
+from parkfleet.controller import config_delivery
 from parkfleet.controller.client import FleetClient
 from parkfleet.controller.config_drift import DriftState, drift, is_to_be_offered
 from parkfleet.controller.config_fleet import ConfigFleet
@@ -13,15 +14,15 @@ from parkfleet.controller.config_layers import LayerName, read_layer
 from parkfleet.controller.config_secrets import SecretBox
 from parkfleet.controller.config_store import Report
 from parkfleet.controller.database import Database
-from parkfleet.controller.registry import GatewayKey
+from parkfleet.controller.registry import GatewayKey, Moment, Registry
 from parkfleet.controller.server import ControllerServer
 from parkfleet.controller.storage import Storage
 from parkfleet.controller.view import GatewayView
 from parkfleet.proto import common_pb2
-from parkfleet.proto.session_pb2 import AgentMessage
+from parkfleet.proto.session_pb2 import AgentMessage, ControllerMessage
 from parkfleet.protocols.document import Document
 from tests.config.fleet import LAYERS, PARK, REGION
-from tests.controller.raw_agent import RawAgent
+from tests.controller.raw_agent import RawAgent, hello
 from tests.eventually import eventually, eventually_so
 
 GW = GatewayKey("p1", "gw-01")
@@ -190,6 +191,30 @@ async def test_many_reports_are_few_commits(server: ControllerServer, config: Co
             await agent.say(AgentMessage(status=state(running=common_pb2.Configuration(revision=revision, hash="x"))))
         await reported(config, key, 59)
     assert 1 <= database.commits - before <= asyncio.get_running_loop().time() - began + 2
+
+
+async def test_an_offer_that_a_slow_agent_cannot_take_is_made_again(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it takes it; and not once more then."""
+    monkeypatch.setattr(config_delivery, "AGAIN_S", 0.01)
+    delivery = config_delivery.ConfigDelivery(storage.config, lambda: 0, lambda key, report: None)
+    gateway = Registry().hello(hello("gw-01").hello, "peer", Moment(0.0, 0)).gateway
+    answers = [False, False, True]
+    offered: list[int] = []
+
+    def send(message: ControllerMessage) -> bool:
+        offered.append(message.desired_configuration.configuration.revision)
+        return answers[len(offered) - 1]
+
+    running = asyncio.create_task(delivery.run())
+    delivery.opened(gateway, send, False)
+    delivery.reported(gateway.key, gateway.session, state(running=LOCAL), None)
+    await eventually(lambda: len(offered) == 3)
+    delivery.reported(gateway.key, gateway.session, state(running=LOCAL, release="x"), state(running=LOCAL))
+    await eventually(lambda: not delivery._due)
+    assert offered == [4, 4, 4]
+    running.cancel()
 
 
 async def test_an_unmanaged_gateway_is_left_alone(server: ControllerServer, config: ConfigFleet) -> None:

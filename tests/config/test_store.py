@@ -10,6 +10,7 @@ from parkfleet.controller.config_secrets import SecretBox, SecretError
 from parkfleet.controller.config_store import ConfigStore, ConflictError, Moment, Report
 from parkfleet.controller.database import Database
 from parkfleet.controller.registry import GatewayKey
+from parkfleet.controller.storage import Storage
 from tests.config.fleet import LAYERS, revision
 from tests.conftest import DatabaseAt
 
@@ -95,6 +96,9 @@ async def test_another_key_is_told(store: ConfigStore, database: Database, tmp_p
     await store.set_secret("mqtt", b"x", "alice", "first", 1000)
     with pytest.raises(SecretError, match="of another key"):
         await ConfigStore(database, SecretBox(b"k" * 32)).secret("mqtt")
+    with pytest.raises(SecretError, match="of another key"):  # a controller with it does not start
+        await Storage.load(database, SecretBox(b"k" * 32))
+    await store.check_key()
     box = SecretBox(b"k" * 32)
     with pytest.raises(SecretError):
         box.open("b", box.seal("a", b"x"))

@@ -12,6 +12,7 @@ import pytest
 from parkfleet.simulators.processes import Child
 from tests.controller.raw_agent import RawAgent, goodbye, heartbeat
 from tests.eventually import eventually
+from tests.identity.guarded import guarded
 
 PARKFLEET = [sys.executable, "-m", "parkfleet"]
 
@@ -106,6 +107,13 @@ async def test_second_controller_on_the_port_is_refused_in_a_sentence(controller
     assert (code, out) == (1, "")
     assert err.startswith("not started: cannot listen on")
     assert "another process has the port" in err
+
+
+async def test_second_controller_on_the_folder_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    """Each would take the other's gateways for lost."""
+    async with guarded(tmp_path) as first:
+        code, _, err = await parkfleet("controller", "run", "--data", str(first.data), "--listen", "127.0.0.1:0")
+        assert (code, "another controller uses" in err, "--database" in err) == (1, True, True), err
 
 
 async def test_no_controller_is_told_with_the_remedy() -> None:

@@ -10,11 +10,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import typer
 
+from parkfleet.controller import api_token_cli, audit_cli, sign_in_cli, user_cli
 from parkfleet.controller.logins import Login, LoginError, Logins
 from parkfleet.simulators.processes import Child
 from tests.eventually import eventually
-from tests.identity.guarded import Guarded, guarded
+from tests.identity.guarded import PARKFLEET, Guarded, guarded
 from tests.identity.guarded import command as run_command
 
 Fleet = Callable[..., Awaitable[tuple[int, str, str]]]
@@ -56,6 +58,18 @@ async def test_nothing_is_answered_before_login(controller: Guarded, tmp_path: P
     assert (await command("fleet", "whoami", "--controller", "127.0.0.1:9"))[0] == 1
     code, _, err = await command("fleet", "whoami", "--controller", "10.255.255.1:7445", PARKFLEET_CA="", **home)
     assert code == 3 and "is another machine: give the certificate of its authority" in err
+
+
+async def test_a_controller_that_keeps_nothing_asks_nobody(tmp_path: Path) -> None:
+    """Gateways are listed without a login; people, tokens and an audit log there are none, which is told."""
+    home = {"XDG_CONFIG_HOME": str(tmp_path)}
+    run = [*PARKFLEET, "controller", "run", "--listen", "127.0.0.1:0", "--web", "off"]
+    async with Child("controller", run, tmp_path / "controller.log") as child:
+        await eventually(lambda: "controller listening on" in child.output() or not child.running)
+        address = child.output().split("controller listening on ")[1].split()[0]
+        assert (await command("fleet", "list", "--json", "--controller", address, **home))[:2] == (0, "[]\n")
+        code, _, err = await command("fleet", "whoami", "--controller", address, **home)
+        assert code == 3 and "knows nothing of that: it was started without --data" in err
 
 
 async def test_login_keeps_a_session_for_this_user_alone(controller: Guarded, tmp_path: Path) -> None:
@@ -244,7 +258,7 @@ async def test_enrolments_are_told(controller: Guarded, tmp_path: Path) -> None:
         assert code == expected, err
     entries = json.loads(await controller.fleet("audit", "list", "--action", "Enrolment/", "--json"))
     assert [(one["result"], one["target"], one["scope"]) for one in entries] == [
-        ("refused", "gateway /gw-b", ""),
+        ("refused", "", ""),  # refusals of one kind are told together: what each called itself is not told
         ("done", "gateway p1/gw-a", "park/p1"),
     ]
     assert all(one["via"].startswith("join token ") and one["peer"] == "127.0.0.1" for one in entries)
@@ -278,6 +292,34 @@ async def test_an_audited_change_survives_kill_9(controller: Guarded, tmp_path: 
         entries = json.loads(await again.fleet("audit", "list", "--json"))
         assert any(one["target"] == "user bob viewer@fleet" and one["result"] == "done" for one in entries)
         assert (await again.fleet("audit", "verify")).startswith("whole: ")
+
+
+def verbs(app: typer.Typer, path: str) -> list[tuple[str, str]]:
+    """(as it is typed, its help's last part) of every command of a group, and of the groups in it."""
+    found = []
+    for name, command_ in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        if hasattr(command_, "commands"):
+            found += [(f"{path} {name} {verb}", inner.epilog or "") for verb, inner in command_.commands.items()]
+        else:
+            found.append((f"{path} {name}", command_.epilog or ""))
+    return found
+
+
+GROUPS = [
+    (sign_in_cli.app, "parkfleet fleet"),
+    (user_cli.app, "parkfleet fleet user"),
+    (api_token_cli.app, "parkfleet fleet api-token"),
+    (audit_cli.app, "parkfleet fleet audit"),
+]
+
+
+@pytest.mark.parametrize(("path", "epilog"), [verb for app, path in GROUPS for verb in verbs(app, path)])
+def test_every_verb_teaches_with_an_example(path: str, epilog: str) -> None:
+    """And tells its exit codes."""
+    assert "Example" in epilog and f"{path} " in f"{epilog} ".replace("\n", " ")
+    assert "Exit codes: 0 done" in epilog
+    manual = (Path(__file__).resolve().parents[2] / "docs" / "operators.md").read_text("utf-8")
+    assert path in manual
 
 
 COMPLETIONS = [
@@ -328,3 +370,56 @@ def test_logins_of_several_controllers_are_kept_apart(tmp_path: Path) -> None:
     logins.keep(one)
     logins.keep(other)
     assert (logins.find(one.address), logins.current()) == (one, other)
+
+
+async def test_a_certificate_stands_for_a_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the port for it, with its owner's rights of the moment; a gateway's certificate opens nothing there."""
+    async with guarded(tmp_path, "--operators-mutual", "127.0.0.1:0") as controller:
+        for name, value in controller.env.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.chdir(tmp_path)
+        port = controller.child.output().split("operators with a certificate at ")[1].split()[0]
+        bob = await as_user(tmp_path, "bob", "viewer@fleet")
+        code, out, err = await bob("user", "certificate", "create", "bob.pem", "--ttl", "1h", "-m", "laptop")
+        assert code == 0, err
+        assert stat.S_IMODE(Path("bob.pem").stat().st_mode) == 0o600
+        home = {"XDG_CONFIG_HOME": str(tmp_path / "nobody"), "PARKFLEET_CONTROLLER": port}
+
+        async def shown(file: str, *arguments: str) -> tuple[int, str, str]:
+            return await command("fleet", *arguments, **home, PARKFLEET_CERTIFICATE=file)
+
+        code, out, err = await shown("bob.pem", "whoami", "--json")
+        person = json.loads(out)
+        assert (code, person["user"], person["via"], person["grants"]) == (0, "bob", "certificate", ["viewer@fleet"])
+        assert person["expires_at"] > 0
+        assert (await shown("bob.pem", "list"))[0] == 0
+        assert (await shown("bob.pem", "user", "list"))[0] == 3
+        for personal in (("api-token", "create", "x"), ("user", "certificate", "create", "more.pem")):
+            code, _, err = await shown("bob.pem", *personal)
+            assert code == 3 and "that is not done with the certificate" in err
+        assert (await command("fleet", "list", **home))[0] == 1  # TLS lets nobody through without one
+        assert (await shown("none.pem", "list"))[0] == 3
+
+        config = tmp_path / "box" / "gateway.yaml"
+        config.parent.mkdir()
+        assert (await controller.enrol(await controller.token("p1"), config, "--gateway", "gw-01"))[0] == 0
+        code, _, err = await shown(str(config.parent / "identity" / "gateway.pem"), "list")
+        assert code == 4 and "this certificate is no operator's, or holds no more" in err
+
+        (listed,) = json.loads(await controller.fleet("user", "certificate", "list", "--all", "--json"))
+        assert (listed["user"], listed["revoked_at"]) == ("bob", None)
+        assert (await shown("bob.pem", "user", "certificate", "list"))[0] == 0
+        assert (await command("fleet", "user", "disable", "bob"))[0] == 0
+        assert (await shown("bob.pem", "whoami"))[0] == 4
+        assert (await command("fleet", "user", "enable", "bob"))[0] == 0
+        assert (await shown("bob.pem", "whoami"))[0] == 0
+        assert "revoked" in await controller.fleet("user", "certificate", "revoke", listed["serial"], "-m", "stolen")
+        assert (await shown("bob.pem", "whoami"))[0] == 4
+        assert (await command("fleet", "user", "certificate", "revoke", "0"))[0] == 3
+        assert (await command("fleet", "user", "certificate", "create", "bob.pem"))[0] == 2
+        entries = json.loads(await controller.fleet("audit", "list", "--action", "Operators/IssueC", "--json"))
+        assert [(one["actor"], one["result"], one["reason"]) for one in entries] == [
+            ("bob", "refused", ""),
+            ("bob", "done", "laptop"),
+        ]
+        assert entries[1]["detail"] == f"certificate {listed['serial']}"

@@ -12,9 +12,9 @@ from grpc import aio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from parkfleet.controller.access import Grant, Via
-from parkfleet.controller.caller import Nowhere
-from parkfleet.controller.credentials import SESSION_S, Credentials
+from parkfleet.controller.access import Grant
+from parkfleet.controller.caller import Nowhere, Proof
+from parkfleet.controller.credentials import SESSION_S
 from parkfleet.controller.database import Database
 from parkfleet.controller.operators import Operators
 from parkfleet.controller.passwords import BusyError, Passwords, check, new_password
@@ -141,16 +141,16 @@ async def test_no_password_is_in_the_audit_log(fleet: World) -> None:
 @given(st.one_of(st.text(max_size=250), st.from_regex(r"pf[sa]_[0-9a-f]{12}_[0-9a-f]{64}", fullmatch=True)))
 async def test_any_token_is_nobodys(fleet: World, token: str) -> None:
     """But those that were given out."""
-    assert await fleet.operators.credentials.recognise(token) is None
+    assert await fleet.operators.credentials.recognise(Proof(token)) is None
 
 
 async def test_a_token_is_another_ones_if_anything_of_it_differs(fleet: World) -> None:
     """Id and secret belong together, and the kind."""
     credentials = fleet.operators.credentials
     one, other = [(await credentials.open_session("alice")).token.split("_") for _ in range(2)]
-    assert await credentials.recognise("_".join(one)) is not None
+    assert await credentials.recognise(Proof("_".join(one))) is not None
     for mixed in ((one[0], one[1], other[2]), ("pfa", *one[1:]), (one[0], other[1], one[2])):
-        assert await credentials.recognise("_".join(mixed)) is None
+        assert await credentials.recognise(Proof("_".join(mixed))) is None
 
 
 async def test_tries_are_counted_over_all_replicas_and_however_many_at_once(database_at: DatabaseAt) -> None:
@@ -273,16 +273,3 @@ async def test_a_user_disabled_during_sign_in_gets_nothing(database: Database) -
     operators.credentials.open_session = disabled_meanwhile  # type: ignore[method-assign]
     with pytest.raises(SignInError):
         await operators.sign_in.sign_in("alice", PASSWORD, "10.0.0.5")
-
-
-async def test_certificates_stand_for_users_that_are_enabled(database: Database) -> None:
-    """Whoever has one gets the grants of that moment."""
-    operators = Operators(database, Nowhere())
-    await operators.people.add("boss", "x", [Grant.parse("admin@fleet")])
-    await operators.people.add("alice", "x", [Grant.parse("viewer@fleet")])
-    credentials: Credentials = operators.credentials
-    found = await credentials.of_user("alice", Via.CERTIFICATE, "0a1b")
-    assert found is not None and list(map(str, found.grants)) == ["viewer@fleet"]
-    await operators.people.enable("alice", False)
-    assert await credentials.of_user("alice", Via.CERTIFICATE, "0a1b") is None
-    assert await credentials.of_user("nobody", Via.CERTIFICATE, "0a1b") is None

@@ -61,10 +61,10 @@ def test_what_changes_is_told_at_once() -> None:
 
 
 def test_a_controller_that_has_everything_is_told_what_changed() -> None:
-    """The hello names what it was told last."""
+    """The hello names the state as it is, and the lines that were told last."""
     agent = Reporting()
     assert told(agent) == ("status", "lines")
-    hello = agent.hello(FACTS).hello
+    hello = agent.hello(FACTS, STATE).hello
     assert hello.status_tag and hello.lines_tag
     agent.welcomed(Welcome(has_status=True, has_lines=True))
     assert told(agent) == ("heartbeat",)
@@ -74,6 +74,15 @@ def test_a_controller_that_has_everything_is_told_what_changed() -> None:
     assert told(agent) == ("status", "heartbeat")
     agent.in_full()
     assert told(agent) == ("status", "lines")
+
+
+def test_an_agent_that_restarted_need_not_tell_its_state_again() -> None:
+    """The name of the same state is the same."""
+    agent, again = Reporting(), Reporting()
+    assert told(agent) == ("status", "lines")
+    assert agent.hello(FACTS, STATE).hello.status_tag == again.hello(FACTS, STATE).hello.status_tag
+    again.welcomed(Welcome(has_status=True))
+    assert told(again) == ("lines",)
 
 
 def test_a_name_is_of_the_contents(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +110,7 @@ async def say(agent: RawAgent, reporting: Reporting, state: ReportedState = STAT
 
 async def join(agent: RawAgent, reporting: Reporting) -> Welcome:
     """Says hello, and takes the welcome."""
-    await agent.say(reporting.hello(FACTS))
+    await agent.say(reporting.hello(FACTS, STATE))
     welcome = (await agent.hear()).welcome
     reporting.welcomed(welcome)
     return welcome

@@ -24,7 +24,7 @@ KEY: Final = 2
 #: Of a primer: what pure Python decodes in 3 s. One of its batches more is decoded before it shows.
 MAX_PRIMER_READINGS: Final = 65_536
 #: Schemas whose primer is kept decoded: 2 MB each, and a kilobyte for each of their columns.
-_PRIMED_KEPT: Final = 16
+_PRIMED_KEPT: Final = 32
 #: Chains and keys that a decoder keeps: the live one, and one that is being replayed.
 _KEPT: Final = 2
 
