@@ -6,6 +6,7 @@ from typing import Final
 
 from parkfleet.agent.primer import PrimerBuilder
 from parkfleet.protocols.payload.chain.coding import begin_chain
+from parkfleet.protocols.payload.chain.prior import built_in
 from parkfleet.protocols.payload.errors import PayloadError
 from parkfleet.protocols.payload.schema import MAX_BYTES, Schema
 from parkfleet.protocols.payload.series import Rows
@@ -61,6 +62,7 @@ class LiveSchema:
         if not self.schema.primer:
             return _GATHERED_MS[0]
         first, last = _span_of(self.schema)
+        built_in.cache_clear()  # 2 MB; with a primer nobody needs it for another day or week
         return _GATHERED_MS[1 if last - first < _GATHERED_MS[1] * 3 // 4 else 2]
 
 

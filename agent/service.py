@@ -21,6 +21,7 @@ from parkfleet.agent.learner import Learner, known_facts
 from parkfleet.agent.line_book import LineBook
 from parkfleet.agent.line_parts import LineParts
 from parkfleet.agent.live_schema import LiveSchema
+from parkfleet.agent.memory import give_back_for_ever
 from parkfleet.agent.plan import Plan, make_plan
 from parkfleet.agent.snapshot import Snapshots
 from parkfleet.agent.status import AgentFacts, Desired, ReportedState, boot_id
@@ -130,10 +131,12 @@ class AgentService:
                 measure = group.create_task(self._book.run(), name="line book")
                 report = group.create_task(self._report_for_ever(control), name="report")
                 trust = group.create_task(self._trust.run(self._polling), name="trust")
+                memory = group.create_task(give_back_for_ever(), name="memory")
                 await stop.wait()
                 report.cancel()
                 measure.cancel()
                 trust.cancel()
+                memory.cancel()
                 learn.cancel()  # with its request on a line
                 await control.close()  # before the lines: nobody asks on a line that is being closed
                 await asyncio.wait([learn, measure])
