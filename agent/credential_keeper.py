@@ -27,8 +27,9 @@ log = logging.getLogger(__name__)
 DUE: Final = (0.62, 0.70)
 #: How often it is looked whether renewal is due, for clocks jump. Seconds.
 LOOK_S: Final = 60.0
-#: After a renewal that did not come about, the next try; a part of the life, at most so many seconds.
-TRY_AGAIN: Final = (0.02, 3600.0)
+#: After a renewal, and after one that did not come about, it is not looked again for this part of the life, at most so
+#: many seconds: a box whose clock is far ahead would take each new certificate for an old one.
+AGAIN: Final = (0.02, 3600.0)
 #: A child is started at once, then after pauses that double between these bounds. Seconds.
 RECLAIM_AGAIN_S: Final = (15.0, 3600.0)
 #: A controller that hangs up so often in a row, and for so long, may not like our certificate. One that is overloaded
@@ -81,21 +82,22 @@ class CredentialKeeper:
 
     async def keep_good(self, connection: ControllerConnection) -> float:
         """Asks for a further certificate when it is time; when to look again, in seconds. Raises nothing."""
+        pause_s = LOOK_S
         try:
             now = self._folder.credentials()
             if now is None:
-                return LOOK_S
-            life = now.validity.end - now.validity.begin
+                return pause_s
             if (left := now.validity.at(self._due) - self._clock()) > 0:
-                return min(left, LOOK_S)
+                return min(left, pause_s)
+            pause_s = min(AGAIN[0] * (now.validity.end - now.validity.begin), AGAIN[1])
             answer = await connection.renew()
             renewed = await asyncio.to_thread(self._folder.renewed, answer.certificate)
         except (ConnectionLostError, IdentityError, OSError) as error:
             log.warning("the certificate was not renewed: %s", error)
-            return min(TRY_AGAIN[0] * life, TRY_AGAIN[1])
+            return pause_s
         self._due = random.uniform(*DUE)
         log.info("this gateway has a further certificate, good %s", renewed.validity)
-        return min(TRY_AGAIN[0] * life, LOOK_S)
+        return pause_s
 
     async def lost(self, error: ConnectionLostError) -> str:
         """A connection did not come about, or broke: does what may help, and says why in a sentence. Raises nothing."""

@@ -48,7 +48,7 @@ CRL_FILE: Final = "crl.pem"
 
 
 #: What keeps somebody with a certificate out.
-GateError: Final = (IdentityError, RevokedError)
+GATE_ERRORS: Final = (IdentityError, RevokedError)
 
 
 @dataclass(frozen=True)

@@ -105,11 +105,11 @@ class AgentSessions(AgentSessionServicer):
             await SessionStream(self._fleet, context, self._door, self._desk, self._hello_s, self._delivery).run()
             return
         from parkfleet.controller.enrolment_service import refuse, shown_credential
-        from parkfleet.controller.gatehouse import GateError
+        from parkfleet.controller.gatehouse import GATE_ERRORS
 
         try:
             credential = shown_credential(self._house, context)
-        except GateError as error:
+        except GATE_ERRORS as error:
             await refuse(self._house, context, error, "AgentSession/Connect")
         stream = SessionStream(self._fleet, context, self._door, self._desk, self._hello_s, self._delivery, credential)
         self._house.deny.opened(credential.serial, stream.revoked)
