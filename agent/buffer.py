@@ -9,6 +9,7 @@ import contextlib
 import logging
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -74,7 +75,9 @@ class Buffer:
         self._retry_at = 0.0
         self._read_at = time.monotonic()  # when somebody last looked for batches to send
         self._arrived = asyncio.Event()
+        self._acknowledged: deque[StoredBatch] = deque()  # what the thread has not yet been told of
         self.trouble = ""  # why the disk is not used; empty when it is
+        self.is_readable = True  # whether what was looked for last could be
 
     async def open(self) -> None:
         """Opens the store, or falls back to memory; never raises for a bad disk or file."""
@@ -135,10 +138,9 @@ class Buffer:
         await self._arrived.wait()
         self._arrived.clear()
 
-    async def acknowledge(self, batches: Iterable[StoredBatch]) -> None:
-        """Takes the broker's acknowledgements; they are written with the next batch."""
-        taken = list(batches)
-        await self._look(lambda: self._acknowledge(taken), None)
+    def acknowledge(self, batches: Iterable[StoredBatch]) -> None:
+        """Takes the broker's acknowledgements: known to whatever is asked next, and written with the next batch."""
+        self._acknowledged.extend(batches)
 
     async def schema(self, schema_id: int) -> bytes:
         """The packed schema of a stored batch; empty when unknown."""
@@ -175,7 +177,13 @@ class Buffer:
 
     async def _run(self, function: Callable[[], T]) -> T:
         """Runs in the buffer's thread, to its end also when the caller is cancelled: a commit is never half seen."""
-        future = asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+        def run() -> T:
+            if self._acknowledged:
+                self._guarded(self._acknowledge, None)
+            return function()
+
+        future = asyncio.get_running_loop().run_in_executor(self._thread, run)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -185,16 +193,18 @@ class Buffer:
     async def _look(self, function: Callable[[], T], otherwise: T) -> T:
         """Runs what reads; where the disk fails or the file is damaged there is nothing to be read, and it is told."""
 
-        def guarded() -> T:
-            try:
-                return function()
-            except sqlite3.OperationalError as error:
-                log.error("buffer: cannot read %s: %s", self._path, error)
-            except sqlite3.DatabaseError as error:
-                self._damaged(error)
-            return otherwise
+        return await self._run(lambda: self._guarded(function, otherwise))
 
-        return await self._run(guarded)
+    def _guarded(self, function: Callable[[], T], otherwise: T) -> T:
+        self.is_readable = True
+        try:
+            return function()
+        except sqlite3.OperationalError as error:
+            log.error("buffer: cannot read %s: %s", self._path, error)
+        except sqlite3.DatabaseError as error:
+            self._damaged(error)
+        self.is_readable = False
+        return otherwise
 
     def _note(self, kind: str, text: str, **data: object) -> None:
         """Something the fleet should hear of; from the buffer's thread."""
@@ -325,7 +335,10 @@ class Buffer:
             return self._use_memory(f"{self._path} is damaged, and cannot be moved aside: {reason.strerror}")
         return self._open_disk()
 
-    def _acknowledge(self, batches: list[StoredBatch]) -> None:
+    def _acknowledge(self) -> None:
+        batches = []
+        while self._acknowledged:
+            batches.append(self._acknowledged.popleft())
         for store in self._stores():
             store.acknowledge((batch.seq, batch.count) for batch in batches if batch.epoch == store.epoch)
             if store in self._left_behind:  # it gets no appends that would write it

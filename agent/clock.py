@@ -1,16 +1,17 @@
 """Clock: whether this box knows the time, and by how much it was set. Readings from before are given the right time.
 
-A Raspberry Pi has no battery: after a power cut it believes an old time until NTP answers. Until then readings are kept
-in memory with the time as it was believed; once the clock is set they are stamped anew by the step and handed on.
+A Raspberry Pi has no battery: after a power cut it believes an old time until NTP answers. Until then readings wait
+with the time as it was believed (held.py keeps them); once the clock is set they are stamped anew by the step.
 """
 
 import ctypes
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Final, Protocol
 
+from parkfleet.agent.held import HeldScan
 from parkfleet.protocols.payload.series import Scan
 
 #: No box has a right clock that shows an earlier time. Seconds: 2026-01-01 UTC.
@@ -87,6 +88,27 @@ class ClockGate:
     def held(self) -> int:
         """Scans that wait for the time."""
         return len(self._held)
+
+    def held_from(self, index: int) -> list[HeldScan]:
+        """Those that wait, from the index-th on."""
+        return [HeldScan(scan.ts - round(1000 * self._offset), scan) for scan in self._held[index:]]
+
+    def resume(self, held: Sequence[HeldScan], *, same_boot: bool) -> None:
+        """Takes over what waited in an earlier life. Before the first scan. Of another start of the box nobody will
+        ever know its time: it goes out as it is."""
+        if not held:
+            return
+        if not same_boot:
+            self.on_event(
+                "clock-not-set", "the box was started anew, readings before bear a wrong time", self._facts(0.0)
+            )
+            for each in held:
+                self.deliver(each.scan)
+            return
+        self._held = [replace(each.scan, ts=each.since_boot + round(1000 * self._offset)) for each in held]
+        self._began = min(self._began, held[0].since_boot / 1000)
+        if self._open:
+            self._let_go("clock-set", "the clock was set while the agent did not run")
 
     def on_scan(self, scan: Scan) -> None:
         """Takes a scan."""

@@ -27,12 +27,15 @@ log = logging.getLogger(__name__)
 DUE: Final = (0.62, 0.70)
 #: How often it is looked whether renewal is due, for clocks jump. Seconds.
 LOOK_S: Final = 60.0
-#: After a renewal that did not come about, the next try; a part of the life, at most so many seconds.
-TRY_AGAIN: Final = (0.02, 3600.0)
+#: After a renewal, and after one that did not come about, it is not looked again for this part of the life, at most so
+#: many seconds: a box whose clock is far ahead would take each new certificate for an old one.
+AGAIN: Final = (0.02, 3600.0)
 #: A child is started at once, then after pauses that double between these bounds. Seconds.
 RECLAIM_AGAIN_S: Final = (15.0, 3600.0)
-#: A controller that hangs up so often in a row may not like our certificate.
+#: A controller that hangs up so often in a row, and for so long, may not like our certificate. One that is overloaded
+#: hangs up too: ten thousand proofs would not help it. Seconds.
 HUNG_UP: Final = 3
+HUNG_UP_S: Final = (120.0, 240.0)
 #: The longest a child may take. Seconds.
 RECLAIM_S: Final = 120.0
 
@@ -49,6 +52,7 @@ class CredentialKeeper:
         folder: Path,
         reclaim: Reclaim | None = None,
         clock: Callable[[], float] = time.time,
+        hung_up_s: tuple[float, float] = HUNG_UP_S,
     ) -> None:
         self._url = url
         self._folder = IdentityFolder(folder)
@@ -56,7 +60,9 @@ class CredentialKeeper:
         self._clock = clock
         self._due = random.uniform(*DUE)
         self._hung_up = 0
-        self._reclaim_after = 0.0  # by the monotonic clock
+        self._hung_up_s = random.uniform(*hung_up_s)
+        self._hung_up_since = 0.0  # by the monotonic clock, as what follows
+        self._reclaim_after = 0.0
         self._reclaim_pause = RECLAIM_AGAIN_S[0]
 
     def credentials(self) -> Credentials | None:
@@ -76,21 +82,22 @@ class CredentialKeeper:
 
     async def keep_good(self, connection: ControllerConnection) -> float:
         """Asks for a further certificate when it is time; when to look again, in seconds. Raises nothing."""
+        pause_s = LOOK_S
         try:
             now = self._folder.credentials()
             if now is None:
-                return LOOK_S
-            life = now.validity.end - now.validity.begin
+                return pause_s
             if (left := now.validity.at(self._due) - self._clock()) > 0:
-                return min(left, LOOK_S)
+                return min(left, pause_s)
+            pause_s = min(AGAIN[0] * (now.validity.end - now.validity.begin), AGAIN[1])
             answer = await connection.renew()
             renewed = await asyncio.to_thread(self._folder.renewed, answer.certificate)
         except (ConnectionLostError, IdentityError, OSError) as error:
             log.warning("the certificate was not renewed: %s", error)
-            return min(TRY_AGAIN[0] * life, TRY_AGAIN[1])
+            return pause_s
         self._due = random.uniform(*DUE)
         log.info("this gateway has a further certificate, good %s", renewed.validity)
-        return min(TRY_AGAIN[0] * life, LOOK_S)
+        return pause_s
 
     async def lost(self, error: ConnectionLostError) -> str:
         """A connection did not come about, or broke: does what may help, and says why in a sentence. Raises nothing."""
@@ -100,15 +107,18 @@ class CredentialKeeper:
             return str(error)
         if found is None:
             return self._told_plain(error)
-        own_dates = told_own_dates(found, self._clock())
-        self._hung_up = self._hung_up + 1 if error.fault is TlsFault.CLOSED else 0
         told = str(error) if error.fault is None else await told_fault(error.fault, self._url, found.ca)
-        if error.fault is TlsFault.CLOSED and own_dates:
-            told = own_dates
-        suspect = self._hung_up >= HUNG_UP or (error.fault is TlsFault.CLOSED and own_dates)
-        if not suspect or time.monotonic() < self._reclaim_after:
+        if error.fault is not TlsFault.CLOSED:
+            self._hung_up = 0
             return told
-        return await self._reclaimed(told)
+        now = time.monotonic()
+        self._hung_up_since = self._hung_up_since if self._hung_up else now
+        self._hung_up += 1
+        ended = told_own_dates(found, self._clock())
+        suspect = self._hung_up >= HUNG_UP and now - self._hung_up_since >= self._hung_up_s
+        if (ended or suspect) and now >= self._reclaim_after:
+            return await self._reclaimed(ended or told)
+        return ended or told
 
     async def _reclaimed(self, told: str) -> str:
         """Has a child prove that we have the key."""

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -69,6 +69,7 @@ class _Lane:
     name: str
     upto: dict[int, int] | None = None  # None: everything behind
     at: dict[int, int] = field(default_factory=dict)
+    is_dry: bool = False  # nothing waits there until something comes, or comes back: the buffer need not be asked
 
     def span(self, epoch: int) -> Span:
         upto = 2**62 if self.upto is None else self.upto.get(epoch, 0)
@@ -135,7 +136,7 @@ class Delivery:
         self._live.at, self._backlog.upto = dict(before), before
         self._connection.lost.add_done_callback(lambda _: self._wake.set())
         await self._subscribe()
-        waits = self._wake_by(self._buffer.wait_for_batch), self._wake_by(self._asked)
+        waits = self._wake_by(self._arrived), self._wake_by(self._asked)
         loops = (*waits, self._answer(), self._tidy())
         end = asyncio.create_task(draining.wait())
         end.add_done_callback(lambda _: self._wake.set())
@@ -175,6 +176,11 @@ class Delivery:
         while True:
             await wait()
             self._wake.set()
+
+    async def _arrived(self) -> None:
+        """Waits for a fresh batch."""
+        await self._buffer.wait_for_batch()
+        self._live.is_dry = False
 
     async def _asked(self) -> None:
         """Waits for a request. Who misses a batch can read no chained one behind it: the next is a key."""
@@ -234,22 +240,32 @@ class Delivery:
     async def _take(self, lane: _Lane, room: int, bytes_room: int) -> None:
         """Sends at most `room` batches of a lane, while fewer than bytes_room are under way."""
         room = min(room, self._window - len(self._flights))
-        if room <= 0:
+        if room <= 0 or lane.is_dry:
             return
+        lane.is_dry = True  # from here on: what comes while the buffer is asked says otherwise
         flying = {(f.batch.epoch, f.batch.seq) for f in self._flights.values() if f.batch} | self._learned.stuck
-        found = await self._buffer.waiting(lane.span, room + len(flying))
-        for batch in [batch for batch in found if (batch.epoch, batch.seq) not in flying][:room]:
+        limit = room + len(flying)
+        found = await self._buffer.waiting(lane.span, limit)
+        batches = [batch for batch in found if (batch.epoch, batch.seq) not in flying]
+        taken = await self._send_all(lane, batches[:room], bytes_room)
+        if taken < len(batches) or len(found) == limit or not self._buffer.is_readable:
+            lane.is_dry = False
+
+    async def _send_all(self, lane: _Lane, batches: Sequence[StoredBatch], bytes_room: int) -> int:
+        """How many of them are on their way, or need not be sent."""
+        for number, batch in enumerate(batches):
             if sum(flight.size for flight in self._flights.values()) >= bytes_room:
-                return
+                return number
             if not await self._has_schema(lane, batch):
-                return
+                return number
             message = await self._said(batch, lane)
             if message is not None and len(message.payload) + OVERHEAD > self._learned.largest:
                 self._encoding.broken()
                 await self._split(batch)
-                return
+                return number
             if message is not None:
                 self._send(lane, batch, message)
+        return len(batches)
 
     async def _send_again(self, batch: StoredBatch) -> None:
         """A batch that was asked for, in pieces where the broker takes no more; what stays too large is told."""
@@ -328,7 +344,7 @@ class Delivery:
                 if flight.batch and flight.lane is not self._again:
                     taken.append(flight.batch)
         if taken:
-            await self._buffer.acknowledge(taken)
+            self._buffer.acknowledge(taken)
 
     def _count(self, flight: _Flight) -> None:
         self._refusals = 0
@@ -349,6 +365,7 @@ class Delivery:
     def _back(self, flight: _Flight) -> None:
         """A message that did not get through goes again."""
         self._encoding.broken()
+        flight.lane.is_dry = False
         batch, at = flight.batch, flight.lane.at
         if batch is None:
             self._learned.schemas.discard(flight.schema_id)
@@ -365,6 +382,7 @@ class Delivery:
 
     async def _split(self, batch: StoredBatch) -> None:
         self._wake.set()  # look again at once
+        self._live.is_dry = False  # the second half may be a batch of its own
         if not await self._buffer.split(batch):
             self._learned.stuck.add((batch.epoch, batch.seq))
             self._tell_too_large(batch)

@@ -35,6 +35,8 @@ T = TypeVar("T")
 CALL_S: Final = 30.0
 #: How often a box that waits may ask, whatever the controller says. Seconds.
 ASK_AGAIN_S: Final = (1.0, 60.0)
+#: Who waits is told so this often. Seconds.
+SAY_AGAIN_S: Final = 60.0
 
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", limits.MAX_MESSAGE_BYTES),
@@ -156,7 +158,7 @@ async def _certificate(
     message = pb.EnrollRequest(
         token=token.id, secret=token.secret, request=request, gateway=wish.gateway, park=wish.park
     )
-    waiting = False
+    waiting, said = False, time.monotonic()
     while True:
         async with _channel(token.address, ca) as channel:
             stub = EnrolmentStub(channel)
@@ -175,6 +177,9 @@ async def _certificate(
                         f"waiting for an operator to approve {answer.park}/{answer.gateway} "
                         "(parkfleet fleet gateway pending). Ctrl-C breaks off, the same command goes on"
                     )
+                elif time.monotonic() - said >= SAY_AGAIN_S:
+                    say("still waiting")
+                    said = time.monotonic()
                 waiting = True
                 pause_s = answer.waiting.ask_again_ms / 1000
         low, high = ASK_AGAIN_S

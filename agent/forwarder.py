@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from parkfleet.agent.buffer import Buffer
-from parkfleet.agent.delivery import Delivery, ForwarderStatus, Learned
+from parkfleet.agent.delivery import OVERHEAD, Delivery, ForwarderStatus, Learned
 from parkfleet.agent.encoding import encoding_of
 from parkfleet.agent.events import Events
 from parkfleet.agent.pace import Verdict, dial_timeout, reconnect_pause, refusal_pause, verdict
@@ -67,6 +67,11 @@ class Forwarder:
         self._logged = ("", 0.0)  # the last trouble that was logged, and when
         self.status = ForwarderStatus()
         self._replay = Replay(buffer)
+
+    @property
+    def most_bytes(self) -> int:
+        """Payload of the largest message that the broker is known to take."""
+        return self._learned.largest - OVERHEAD
 
     async def run(self) -> None:
         """Forwards until cancelled, or until drain() was called and nothing waits any more."""

@@ -6,8 +6,9 @@ from typing import Final
 
 from parkfleet.agent.primer import PrimerBuilder
 from parkfleet.protocols.payload.chain.coding import begin_chain
+from parkfleet.protocols.payload.chain.prior import built_in
 from parkfleet.protocols.payload.errors import PayloadError
-from parkfleet.protocols.payload.schema import Schema
+from parkfleet.protocols.payload.schema import MAX_BYTES, Schema
 from parkfleet.protocols.payload.series import Rows
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,8 @@ class LiveSchema:
         if found.entries == self.schema.entries:
             self._use(found)
 
-    def took(self, rows: Sequence[Rows]) -> None:
-        """A batch was stored. Perhaps the next one has another schema."""
+    def took(self, rows: Sequence[Rows], most_bytes: int = MAX_BYTES) -> None:
+        """A batch was stored. Perhaps the next one has another schema, of not more bytes than that."""
         if not rows:
             return
         ts = min(block.ts[0] for block in rows)
@@ -48,7 +49,7 @@ class LiveSchema:
             self._builder = PrimerBuilder(self.schema, ts, ts + self._gathered_ms())
         if not self._builder.add(rows):
             return
-        primed, self._builder = self._builder.build(), None
+        primed, self._builder = self._builder.build(most_bytes), None
         if primed:
             log.info("schema %08x has a primer of %d bytes", primed.id, sum(map(len, primed.primer)))
             self._use(primed)
@@ -61,6 +62,7 @@ class LiveSchema:
         if not self.schema.primer:
             return _GATHERED_MS[0]
         first, last = _span_of(self.schema)
+        built_in.cache_clear()  # 2 MB; with a primer nobody needs it for another day or week
         return _GATHERED_MS[1 if last - first < _GATHERED_MS[1] * 3 // 4 else 2]
 
 

@@ -7,8 +7,8 @@ one another, the others how far they are after a pause. Consumers decode it once
 from collections.abc import Sequence
 from typing import Final
 
-from parkfleet.protocols.payload.chain.coding import MAX_PRIMER_READINGS, begin_chain, make_primer
-from parkfleet.protocols.payload.schema import MAX_PRIMER_BYTES, Schema
+from parkfleet.protocols.payload.chain.coding import MAX_PRIMER_READINGS, begin_chain
+from parkfleet.protocols.payload.schema import Schema
 from parkfleet.protocols.payload.series import Rows
 
 #: Readings that it has; more of a gateway whose meters would have fewer than so many rows each.
@@ -18,6 +18,10 @@ _ROWS: Final = 8
 _MOST_READINGS: Final = MAX_PRIMER_READINGS * 9 // 10
 #: Single batches.
 _SINGLE: Final = 20
+#: The message of a schema must pass brokers that take no more than 64 KiB, as do those of batches.
+MOST_BYTES: Final = 32 * 1024
+#: What a body takes beside its bytes.
+_OVERHEAD: Final = 3
 
 
 class PrimerBuilder:
@@ -60,12 +64,18 @@ class PrimerBuilder:
         stretch = [self._stretch[entry] for entry in sorted(self._stretch)]
         return [rows for rows in (stretch, *self._single) if rows]
 
-    def build(self) -> Schema | None:
-        """The schema with a primer; None where too little came, or it would be too large."""
-        primer = make_primer(begin_chain(self._schema), self.batches())
-        if not primer or sum(map(len, primer)) > MAX_PRIMER_BYTES:
-            return None
-        return Schema(self._schema.entries, primer)
+    def build(self, most_bytes: int) -> Schema | None:
+        """The schema with a primer, of at most so many bytes; None where too little came, or there is no room."""
+        most = min(MOST_BYTES, most_bytes - len(self._schema.pack()) - _OVERHEAD)
+        chain, primer = begin_chain(self._schema), list[bytes]()
+        for rows in self.batches():
+            body = chain.encode(rows)
+            chain.pause()
+            most -= len(body) + _OVERHEAD
+            if most < 0:
+                break
+            primer.append(body)
+        return Schema(self._schema.entries, tuple(primer)) if primer else None
 
 
 def _readings(rows: Sequence[Rows]) -> int:

@@ -21,6 +21,7 @@ from parkfleet.agent.learner import Learner, known_facts
 from parkfleet.agent.line_book import LineBook
 from parkfleet.agent.line_parts import LineParts
 from parkfleet.agent.live_schema import LiveSchema
+from parkfleet.agent.memory import give_back_for_ever
 from parkfleet.agent.plan import Plan, make_plan
 from parkfleet.agent.snapshot import Snapshots
 from parkfleet.agent.status import AgentFacts, Desired, ReportedState, boot_id
@@ -120,6 +121,7 @@ class AgentService:
     async def _live(self, stop: asyncio.Event, control: ControlSocket, hand_over: HandOver | None) -> None:
         await self._buffer.open()
         self._schema.resume(await self._buffer.newest_schema())
+        await self._trust.resume(await self._buffer.last_seqs())
         try:
             async with asyncio.TaskGroup() as group:
                 poll = group.create_task(self._poll(), name="polling")
@@ -129,10 +131,12 @@ class AgentService:
                 measure = group.create_task(self._book.run(), name="line book")
                 report = group.create_task(self._report_for_ever(control), name="report")
                 trust = group.create_task(self._trust.run(self._polling), name="trust")
+                memory = group.create_task(give_back_for_ever(), name="memory")
                 await stop.wait()
                 report.cancel()
                 measure.cancel()
                 trust.cancel()
+                memory.cancel()
                 learn.cancel()  # with its request on a line
                 await control.close()  # before the lines: nobody asks on a line that is being closed
                 await asyncio.wait([learn, measure])
@@ -253,9 +257,13 @@ class AgentService:
     async def _flush(self) -> None:
         self._polling.gather()
         await self._trust.events.gone_ahead()  # an alarm reaches the broker before the batch of its reading
-        for batch in self._batcher.close():
+        batches, lets_go = self._batcher.close(), self._trust.lets_go
+        if lets_go:
+            await self._trust.releasing(await self._buffer.last_seqs())
+        for batch in batches:
             await self._buffer.append(partial(coded, self._schema.schema, self._schema.packed, batch))
-            self._schema.took(batch.rows)
+            self._schema.took(batch.rows, self._forwarder.most_bytes)
+        await (self._trust.released() if lets_go else self._trust.keep_held())
         self._tell_overruns()
 
     def _tell_overruns(self) -> None:

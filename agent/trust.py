@@ -14,6 +14,8 @@ from parkfleet.agent.configuration import Configuration
 from parkfleet.agent.counter_guard import Rule
 from parkfleet.agent.events import Events
 from parkfleet.agent.guarding import Guard, Key
+from parkfleet.agent.held import STORE_NAME as HELD_NAME
+from parkfleet.agent.held import HeldStore
 from parkfleet.agent.plan import MeterPlan, Plan
 from parkfleet.agent.reading import Ask, read_scan
 from parkfleet.agent.replacement import Replacements
@@ -54,6 +56,8 @@ class Trust:
         self._guard = Guard(plan, guarded, baselines, self.events, self._reread, self.rules.taker, self._identify)
         newest = max((baseline.ts for baseline in baselines.values()), default=0)
         self._gate = ClockGate(source or SystemTime(), self._guard.on_scan, self._on_clock, newest, boot_id())
+        self._held = HeldStore(folder / HELD_NAME, plan.schema.id, boot_id())
+        self._kept = 0  # scans that wait for the clock, and are on the disk
         self._replacements = Replacements(
             plan.lines, configuration.profiles, self.events, self._store, self._begin_anew
         )
@@ -61,6 +65,32 @@ class Trust:
     def on_scan(self, scan: Scan) -> None:
         """Takes a scan as it is delivered by polling."""
         self._gate.on_scan(scan)
+
+    async def resume(self, last_seqs: Mapping[int, int]) -> None:
+        """Takes over what waited for the clock when an earlier life ended. last_seqs: of the buffer, by epoch."""
+        held, same_boot = await asyncio.to_thread(self._held.load, last_seqs)
+        self._kept = len(held)
+        self._gate.resume(held, same_boot=same_boot)
+
+    @property
+    def lets_go(self) -> bool:
+        """Whether the open batch has what waited for the clock, and the disk has it too."""
+        return self._kept > 0 and not self._gate.held
+
+    async def releasing(self, last_seqs: Mapping[int, int]) -> None:
+        """Before the open batch goes into the buffer, when it lets go."""
+        await asyncio.to_thread(self._held.releasing, last_seqs)
+
+    async def released(self) -> None:
+        """It is in the buffer."""
+        self._kept = 0
+        await asyncio.to_thread(self._held.clear)
+
+    async def keep_held(self) -> None:
+        """Puts on the disk what waits for the clock since the last call."""
+        if new := self._gate.held_from(self._kept):
+            self._kept += len(new)
+            await asyncio.to_thread(self._held.add, new)
 
     async def run(self, polling: "LineParts") -> None:
         """Watches until cancelled."""

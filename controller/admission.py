@@ -18,14 +18,14 @@ from parkfleet.controller.registry import MAX_GATEWAYS, GatewayKey
 
 #: Sessions a second before anything was measured, and the bounds of what is concluded from measuring.
 FIRST_RATE: Final = 150.0
-RATES: Final = (20.0, 500.0)
+RATES: Final = (50.0, 500.0)
 #: Seconds of CPU that a second of admissions may take: most of one core. The rest is for the sessions that are open.
 BUDGET: Final = 0.75
 #: Places that may be taken at once after a quiet time. Sessions.
 BURST: Final = 50
-#: So long a gateway waits here: it has its connection, which was dear. Well below the agent's patience (45 s), since
-#: that has begun with the handshake. Seconds.
-HOLD_S: Final = 10.0
+#: So long a gateway waits here: it has its connection, which was dear, and would have to make another one. Well below
+#: the agent's patience for its welcome (45 s). Seconds.
+HOLD_S: Final = 20.0
 #: A gateway that is back so much before its place is let in: the random part of its pause was short. Seconds.
 EARLY_S: Final = 2.0
 #: A place is kept for so long after its time. Seconds.
@@ -40,11 +40,11 @@ CONNECTION: Final = 0.6
 SAMPLE: Final = 5
 SMOOTH: Final = 0.3
 #: An event loop that is later than this is short of CPU, whoever has it: the rate is lowered by a part, and raised
-#: again bit by bit. Seconds.
-LATE_S: Final = 0.25
-LOWER: Final = 0.7
+#: again bit by bit. Not by much: who is sent away comes back with another handshake, which costs more. Seconds.
+LATE_S: Final = 1.0
+LOWER: Final = 0.8
 RAISE: Final = 0.1
-LEAST: Final = 0.2
+LEAST: Final = 0.6
 
 
 class Turn(NamedTuple):

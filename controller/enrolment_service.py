@@ -1,7 +1,6 @@
 """Enrolment service: what a box without a valid certificate may ask, and how a gateway renews its own, over gRPC."""
 
 import logging
-from dataclasses import replace
 from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
@@ -14,11 +13,9 @@ from parkfleet.controller.database import UNAVAILABLE
 from parkfleet.controller.deny_list import RevokedError
 from parkfleet.controller.enrolments import Application, Outcome
 from parkfleet.controller.gatehouse import Credential, Gatehouse
-from parkfleet.controller.guard import peer_address
 from parkfleet.controller.identity_errors import Fault, IdentityError
 from parkfleet.controller.listeners import PublicAddresses
 from parkfleet.controller.rate_limit import Rate, RateLimit, network_of
-from parkfleet.controller.witness import Witness
 from parkfleet.proto import enrolment_pb2 as pb
 from parkfleet.proto.enrolment_pb2_grpc import CertificateRenewalServicer, EnrolmentServicer
 from parkfleet.proto.errors import DATABASE_AWAY
@@ -53,14 +50,7 @@ STATUS: Final = {
 class EnrolmentService(EnrolmentServicer):
     """The service of those who have proven nothing yet."""
 
-    def __init__(
-        self,
-        gatehouse: Gatehouse,
-        addresses: PublicAddresses,
-        limit: RateLimit | None = None,
-        witness: Witness | None = None,
-    ) -> None:
-        self._witness = witness
+    def __init__(self, gatehouse: Gatehouse, addresses: PublicAddresses, limit: RateLimit | None = None) -> None:
         self._gatehouse = gatehouse
         self._addresses = addresses
         self._limit = limit or RateLimit(PEER_RATE, TOTAL_RATE)
@@ -74,14 +64,12 @@ class EnrolmentService(EnrolmentServicer):
         """A certificate for a token."""
         await self._admit(context)
         try:
-            outcome = await self._gatehouse.apply(_application(request, context.peer()))
+            outcome = await self._gatehouse.apply(application_of(request, context.peer()))
         except (IdentityError, RequestError, RefusedError, *UNAVAILABLE) as error:
-            await self._tell_refused(
-                context, "Enroll", f"gateway {request.park}/{request.gateway}", error, request.token
-            )
-            await refuse(context, error, "enrolment")
+            via = f"join token {request.token}" if is_token_id(request.token) else ""
+            await refuse(self._gatehouse, context, error, "Enrolment/Enroll", via)
         if outcome.new:
-            await self._tell_enrolled(context, outcome, request.token)
+            await self._gatehouse.tell(_enrolled(outcome, request.token), context.peer())
         answer = pb.EnrollResponse(park=outcome.key.park, gateway=outcome.key.gateway)
         if outcome.certificate is None:
             answer.waiting.CopyFrom(pb.Waiting(ask_again_ms=ASK_AGAIN_MS))
@@ -102,36 +90,14 @@ class EnrolmentService(EnrolmentServicer):
                 raise IdentityError(Fault.UNPROVEN, "the proof is too long")
             pem = await self._gatehouse.reclaim(request.certificate, request.nonce, request.signature)
         except (IdentityError, *UNAVAILABLE) as error:
-            await self._tell_refused(context, "Reclaim", "a certificate", error)
-            await refuse(context, error, "reclaiming a certificate")
+            await refuse(self._gatehouse, context, error, "Enrolment/Reclaim", "certificate")
         return certificate_message(self._gatehouse, pem, self._addresses)
 
     async def _admit(self, context: Context) -> None:
         if wait_s := self._limit.take(network_of(context.peer())):
             told = f"too many enrolments at once: try again in {max(1, round(wait_s))} s"
-            await self._tell(AuditFact("Enrolment", AuditResult.REFUSED, detail=told), context)
+            await self._gatehouse.tell(AuditFact("Enrolment", AuditResult.REFUSED, detail=told), context.peer())
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, told)
-
-    async def _tell_enrolled(self, context: Context, outcome: Outcome, token: str) -> None:
-        detail = "another box has its name now" if outcome.replaced else "it has a certificate"
-        if outcome.certificate is None:
-            detail = "it waits for an operator"
-        fact = AuditFact("Enrolment/Enroll", AuditResult.DONE, via=f"join token {token}", detail=detail)
-        scope = f"park/{outcome.key.park}"
-        await self._tell(replace(fact, target=f"gateway {outcome.key}", scope=scope), context)
-
-    async def _tell_refused(
-        self, context: Context, method: str, target: str, error: Exception, token: str = ""
-    ) -> None:
-        """Of a token its public part, if it is one at all; of a database that is away, nothing."""
-        if isinstance(error, IdentityError | RequestError | RefusedError):
-            via = f"join token {token}" if is_token_id(token) else ""
-            fact = AuditFact(f"Enrolment/{method}", AuditResult.REFUSED, via=via, target=target, detail=str(error))
-            await self._tell(fact, context)
-
-    async def _tell(self, fact: AuditFact, context: Context) -> None:
-        if self._witness is not None:
-            await self._witness.tell(replace(fact, peer=peer_address(context.peer())))
 
 
 class RenewalService(CertificateRenewalServicer):
@@ -153,7 +119,7 @@ class RenewalService(CertificateRenewalServicer):
             key = requested_key(request.request) if request.request else None
             pem = await self._gatehouse.renew(credential, key)
         except (IdentityError, RequestError, RevokedError, *UNAVAILABLE) as error:
-            await refuse(context, error, "renewal")
+            await refuse(self._gatehouse, context, error, "CertificateRenewal/Renew", "certificate")
         return certificate_message(self._gatehouse, pem, self._addresses)
 
 
@@ -177,24 +143,45 @@ def certificate_message(gatehouse: Gatehouse, pem: str, addresses: PublicAddress
     )
 
 
-async def refuse(context: Context, error: BaseException, what: str) -> NoReturn:
-    """Ends a call with the sentence of an error, and logs it."""
-    match error:
-        case IdentityError():
-            code, told = STATUS[error.fault], str(error)
-        case RevokedError():
-            code, told = grpc.StatusCode.PERMISSION_DENIED, str(error)
-        case RequestError() | RefusedError():
-            code, told = grpc.StatusCode.INVALID_ARGUMENT, str(error)
-        case _:
-            log.error("%s from %s failed: the database: %s", what, context.peer(), error)
-            await context.abort(grpc.StatusCode.UNAVAILABLE, DATABASE_AWAY)
-    log.warning("%s from %s is refused: %s", what, context.peer(), told)
+async def refuse(
+    house: Gatehouse, context: Context, error: BaseException, action: str, via: str = "certificate"
+) -> NoReturn:
+    """Ends the call of a box or gateway with the sentence of an error, which is told. via: what it showed."""
+    code, told = status_of(error)
+    if code is grpc.StatusCode.UNAVAILABLE:
+        log.error("%s of %s failed: the database: %s", action, context.peer(), error)
+    else:
+        await house.tell(AuditFact(action, AuditResult.REFUSED, via=via, detail=told), context.peer())
     await context.abort(code, told)
     raise AssertionError("abort() raises")
 
 
-def _application(request: pb.EnrollRequest, peer: str) -> Application:
+def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
+    """What a call ends with that failed so."""
+    match error:
+        case IdentityError():
+            return STATUS[error.fault], str(error)
+        case RevokedError():
+            return grpc.StatusCode.PERMISSION_DENIED, str(error)
+        case RequestError() | RefusedError():
+            return grpc.StatusCode.INVALID_ARGUMENT, str(error)
+        case _:
+            return grpc.StatusCode.UNAVAILABLE, DATABASE_AWAY
+
+
+def _enrolled(outcome: Outcome, token: str) -> AuditFact:
+    detail = "another box has its name now" if outcome.replaced else "it has a certificate"
+    return AuditFact(
+        "Enrolment/Enroll",
+        AuditResult.DONE,
+        via=f"join token {token}",
+        target=f"gateway {outcome.key}",
+        scope=f"park/{outcome.key.park}",
+        detail="it waits for an operator" if outcome.certificate is None else detail,
+    )
+
+
+def application_of(request: pb.EnrollRequest, peer: str) -> Application:
     """Raises IdentityError, RefusedError for what makes no sense."""
     if not is_token_id(request.token) or len(request.secret) != SECRET_BYTES:
         raise IdentityError(Fault.UNPROVEN, "this is no join token: copy what `parkfleet fleet token create` printed")

@@ -181,7 +181,7 @@ def _row(gateway: Gateway, writer: str, seq: int) -> dict[str, Any]:
         "since_ms": gateway.since_ms,
         "last_seen_ms": gateway.last_seen_ms,
         "peer": gateway.peer,
-        "reason": gateway.reason,
+        "reason": gateway.reason.replace("\0", "\ufffd"),  # PostgreSQL has no such text, and an agent may say it
         "hello": gateway.hello.SerializeToString(),
         "beat": gateway.beat,
         "lines": gateway.lines,

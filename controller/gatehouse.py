@@ -9,7 +9,7 @@ import hmac
 import logging
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -18,16 +18,20 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from parkfleet.controller.audit_chain import AuditFact, AuditResult
 from parkfleet.controller.authority import Authority, AuthorityError, certificate_of, common_name, serial_of
 from parkfleet.controller.bus import Bus
 from parkfleet.controller.checks import RefusedError, check_name
 from parkfleet.controller.database import Database
 from parkfleet.controller.deny_list import DenyList, RevokedError
 from parkfleet.controller.enrolments import Application, Enrolments, Outcome
+from parkfleet.controller.guard import peer_address
 from parkfleet.controller.identity_errors import Fault, IdentityError
 from parkfleet.controller.identity_store import TOPIC, GatewayIdentity, IdentityStore
+from parkfleet.controller.refusal_log import RefusalLog
 from parkfleet.controller.registry import GatewayKey
 from parkfleet.controller.token_store import TokenInfo, TokenStore
+from parkfleet.controller.witness import Witness
 from parkfleet.protocols.files import write_durably
 from parkfleet.protocols.join_token import JoinToken
 from parkfleet.protocols.reclaim import CHALLENGE_BYTES, CHALLENGE_S, proof
@@ -44,7 +48,7 @@ CRL_FILE: Final = "crl.pem"
 
 
 #: What keeps somebody with a certificate out.
-GateError: Final = (IdentityError, RevokedError)
+GATE_ERRORS: Final = (IdentityError, RevokedError)
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ class Gatehouse:
         self.store = IdentityStore(database, bus)
         self.enrolments = Enrolments(database, authority, life_s, bus)
         self.deny = DenyList()
+        self.witness: Witness | None = None  # where there is an audit log
+        self._refusals = RefusalLog()
         self._folder = folder
         self.life_s = life_s
         self._now = clock
@@ -125,6 +131,13 @@ class Gatehouse:
         if outcome.replaced:
             await self.reload()
         return outcome
+
+    async def tell(self, fact: AuditFact, peer: str) -> None:
+        """Tells of a box that got in, or did not."""
+        if fact.result is AuditResult.REFUSED:
+            self._refusals.tell(fact.action, peer, fact.detail)
+        if self.witness is not None:
+            await self.witness.tell(replace(fact, peer=peer_address(peer)))
 
     async def approve(self, number: int, park: str, by: str) -> GatewayKey:
         """Says yes to a box that waits, of a park or of any (""). Raises IdentityError."""

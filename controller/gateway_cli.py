@@ -6,7 +6,8 @@ import typer
 
 from parkfleet.controller.call import DEFAULT, Controller
 from parkfleet.controller.config_call import GatewayName, Json, Reason, author, echo_json, split_gateway
-from parkfleet.controller.identity_call import ANSWER_S, EXIT_CODES, identity_call, span_ms
+from parkfleet.controller.identity_call import ANSWER_S, identity_call, span_ms
+from parkfleet.controller.operators_call import EXIT_CODES
 
 if TYPE_CHECKING:
     from parkfleet.proto import identity_pb2

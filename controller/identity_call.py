@@ -10,8 +10,6 @@ from parkfleet.controller.call import fleet_client, run_call
 if TYPE_CHECKING:
     from parkfleet.proto.identity_pb2_grpc import FleetIdentityAsyncStub
 
-EXIT_CODES = "Exit codes: 0 done, 1 no controller answers, 2 wrong usage, 3 the controller refused."
-
 #: A commit, and a list of revoked certificates written. Seconds.
 ANSWER_S = 20.0
 

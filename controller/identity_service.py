@@ -1,14 +1,17 @@
 """Identity service: what operators do about join tokens and the gateways' certificates, over gRPC."""
 
+import logging
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NoReturn
+
+import grpc
 
 from parkfleet.controller.access import Permission, Reach, Scope
 from parkfleet.controller.caller import caller, visible_gateways
 from parkfleet.controller.checks import RefusedError, check_name
 from parkfleet.controller.config_service import MAX_AUTHOR, MAX_REASON, Context
 from parkfleet.controller.database import UNAVAILABLE
-from parkfleet.controller.enrolment_service import refuse
+from parkfleet.controller.enrolment_service import status_of
 from parkfleet.controller.enrolments import Pending
 from parkfleet.controller.gatehouse import Gatehouse
 from parkfleet.controller.identity_errors import Fault, IdentityError
@@ -18,6 +21,8 @@ from parkfleet.controller.token_store import MAX_USES, TTL_S, TokenInfo
 from parkfleet.proto import identity_pb2 as pb
 from parkfleet.proto.identity_pb2_grpc import FleetIdentityServicer
 from parkfleet.protocols.quantity import Duration
+
+log = logging.getLogger(__name__)
 
 #: Gateways of one page: some 150 bytes each.
 PAGE: Final = 1000
@@ -44,7 +49,7 @@ class IdentityService(FleetIdentityServicer):
             facts = (request.park, request.uses, request.ttl_ms, request.approve, author, request.reason.strip())
             token, info = await self._gatehouse.create_token(self._enrolment, *facts)
         except _ERRORS as error:
-            await refuse(context, error, "a new join token")
+            await _refuse(context, error)
         return pb.CreateTokenResponse(text=token.text(), token=self._token(info))
 
     async def ListTokens(self, request: pb.ListTokensRequest, context: Context) -> pb.ListTokensResponse:
@@ -52,7 +57,7 @@ class IdentityService(FleetIdentityServicer):
         try:
             found = await self._gatehouse.tokens.all()
         except UNAVAILABLE as error:
-            await refuse(context, error, "a list of join tokens")
+            await _refuse(context, error)
         tokens = (self._token(info) for info in found if request.park in ("", info.park) and may_enrol(info.park))
         return pb.ListTokensResponse(tokens=tokens)
 
@@ -62,7 +67,7 @@ class IdentityService(FleetIdentityServicer):
             author = _signed(request.author, "")
             info = await self._gatehouse.revoke_token(request.id, request.park, author)
         except _ERRORS as error:
-            await refuse(context, error, "revoking a join token")
+            await _refuse(context, error)
         return self._token(info)
 
     async def ListPending(self, request: pb.ListPendingRequest, context: Context) -> pb.ListPendingResponse:
@@ -70,7 +75,7 @@ class IdentityService(FleetIdentityServicer):
         try:
             found = await self._gatehouse.enrolments.pending(request.park)
         except UNAVAILABLE as error:
-            await refuse(context, error, "a list of waiting boxes")
+            await _refuse(context, error)
         pending = [_pending(one) for one in found if may_enrol(one.key.park)]
         return pb.ListPendingResponse(pending=pending[:PAGE])
 
@@ -84,7 +89,7 @@ class IdentityService(FleetIdentityServicer):
                 reason = request.reason.strip()
                 key = await self._gatehouse.deny_enrolment(request.number, request.park, author, reason)
         except _ERRORS as error:
-            await refuse(context, error, "a decision")
+            await _refuse(context, error)
         return pb.DecideResponse(park=key.park, gateway=key.gateway)
 
     async def ListIdentities(self, request: pb.ListIdentitiesRequest, context: Context) -> pb.ListIdentitiesResponse:
@@ -93,7 +98,7 @@ class IdentityService(FleetIdentityServicer):
         try:
             found = await self._gatehouse.store.page(GatewayKey(park, gateway), PAGE + 1, request.park)
         except UNAVAILABLE as error:
-            await refuse(context, error, "a list of gateways")
+            await _refuse(context, error)
         more = str(found[PAGE - 1].key) if len(found) > PAGE else ""
         seen = visible_gateways([one.key for one in found[:PAGE]])
         identities = (_identity(one) for one in found[:PAGE] if one.key in seen)
@@ -108,7 +113,7 @@ class IdentityService(FleetIdentityServicer):
                 raise IdentityError(Fault.UNKNOWN, told)
             issued = await self._gatehouse.store.issued(key)
         except (IdentityError, *UNAVAILABLE) as error:
-            await refuse(context, error, "a gateway's identity")
+            await _refuse(context, error)
         answer = pb.GetIdentityResponse(identity=_identity(identity))
         for row in issued[:PAGE]:
             one = pb.Certificate(
@@ -130,7 +135,7 @@ class IdentityService(FleetIdentityServicer):
             key = GatewayKey(request.park, request.gateway)
             identity = await self._gatehouse.revoke(key, author, request.reason.strip())
         except _ERRORS as error:
-            await refuse(context, error, "revoking a gateway")
+            await _refuse(context, error)
         return _identity(identity)
 
     async def ReplaceGateway(self, request: pb.ReplaceGatewayRequest, context: Context) -> pb.Identity:
@@ -141,13 +146,22 @@ class IdentityService(FleetIdentityServicer):
             key = GatewayKey(request.park, request.gateway)
             identity = await self._gatehouse.open_for_replacement(key, request.ttl_ms, author)
         except _ERRORS as error:
-            await refuse(context, error, "replacing a gateway")
+            await _refuse(context, error)
         return _identity(identity)
 
     def _token(self, info: TokenInfo) -> pb.JoinToken:
         names = ("id", "park", "uses", "used", "approve", "created_ms", "expires_ms", "author", "reason", "revoked_by")
         facts = {name: getattr(info, name) for name in names}
         return pb.JoinToken(**facts, state=info.state(self._now_ms()))
+
+
+async def _refuse(context: Context, error: BaseException) -> NoReturn:
+    """Ends an operator's call; the gate tells the audit log."""
+    code, told = status_of(error)
+    if code is grpc.StatusCode.UNAVAILABLE:
+        log.error("an operator's call failed: the database: %s", error)
+    await context.abort(code, told)
+    raise AssertionError("abort() raises")
 
 
 def may_enrol(park: str) -> bool:

@@ -46,10 +46,6 @@ class Recorder:
         """A gateway's word about its configuration, for the history."""
         self._reports[key] = report
 
-    def pending(self, key: GatewayKey) -> Report | None:
-        """A report that is not stored yet."""
-        return self._reports.get(key)
-
     async def flush(self) -> None:
         """Stores what there is. What cannot be stored is kept for the next time, and the log says so."""
         now = asyncio.get_running_loop().time()

@@ -35,6 +35,7 @@ class Replica:
         self._store = storage.fleet
         self._claims = Claims(storage.fleet)
         self.recorder = Recorder(fleet.registry, storage.fleet, storage.config.store)
+        self._learning = asyncio.Lock()  # rows that were read earlier never come after those that were read later
         self._marks: dict[str, int] = {}  # how far each other replica's writes are known
         self._others: dict[str, tuple[int, float]] = {}  # last word of each that it lives, and when it was heard first
         fleet.claim = self._claims.claim
@@ -87,17 +88,19 @@ class Replica:
         if writers is None:
             await self._look_at_all()
             return
-        for writer in set(writers):
-            gateways, self._marks[writer] = await self._store.changed(writer, self._marks.get(writer, 0))
-            for gateway in gateways:
-                self._learn(gateway)
+        async with self._learning:
+            for writer in set(writers):
+                gateways, self._marks[writer] = await self._store.changed(writer, self._marks.get(writer, 0))
+                for gateway in gateways:
+                    self._learn(gateway)
 
     async def _look_at_all(self) -> None:
         """Takes every row that is news. Raises one of UNAVAILABLE."""
-        marks = await self._store.marks()
-        async for gateway in self._store.all():
-            self._learn(gateway)
-        self._marks = marks
+        async with self._learning:
+            marks = await self._store.marks()
+            async for gateway in self._store.all():
+                self._learn(gateway)
+            self._marks = marks
 
     def _learn(self, gateway: Gateway) -> None:
         is_ours = gateway.replica == self._store.replica
@@ -138,5 +141,6 @@ class Replica:
 
     async def _bury(self, name: str, reason: str) -> None:
         """Raises one of UNAVAILABLE."""
-        for gateway in await self._store.bury(name, reason, self._fleet.now().wall_ms):
-            self._learn(gateway)
+        async with self._learning:
+            for gateway in await self._store.bury(name, reason, self._fleet.now().wall_ms):
+                self._learn(gateway)

@@ -42,7 +42,6 @@ if TYPE_CHECKING:  # with the controller's own packages only
     from parkfleet.controller.operators import Operators
     from parkfleet.controller.replica import Replica
     from parkfleet.controller.storage import Storage
-    from parkfleet.controller.witness import Witness
 
 #: After the goodbyes: for calls that are being answered. Seconds.
 STOP_GRACE_S: Final = 2.0
@@ -133,8 +132,8 @@ class ControllerServer:
         add_FleetServicer_to_server(FleetService(self.fleet, self.delivery), operators)
         add_RemoteHandsServicer_to_server(RemoteHandsService(self.desk), operators)
         if house is not None:
-            witness = self._operators.witness if self._operators else None
-            add_identity(house, listeners, lambda: self.fleet.now().wall_ms, witness)
+            house.witness = self._operators.witness if self._operators else None
+            add_identity(house, listeners, lambda: self.fleet.now().wall_ms)
         await listeners.start()
         await self._tasks.__aenter__()
         self._run(self._tick(), "controller tick")
@@ -217,9 +216,7 @@ def add_operators(operators: "Operators", server: aio.Server) -> None:
     add_AuditServicer_to_server(AuditService(operators.audit), server)
 
 
-def add_identity(
-    house: "Gatehouse", listeners: Listeners, now_ms: Callable[[], int], witness: "Witness | None"
-) -> None:
+def add_identity(house: "Gatehouse", listeners: Listeners, now_ms: Callable[[], int]) -> None:
     """The services of enrolment and certificates, each on its port."""
     from parkfleet.controller.enrolment_service import EnrolmentService, RenewalService
     from parkfleet.controller.identity_service import IdentityService
@@ -232,6 +229,6 @@ def add_identity(
     public, enrolment = listeners.public, listeners.enrolment
     assert public is not None and enrolment is not None
     add_CertificateRenewalServicer_to_server(RenewalService(house, public), listeners.sessions.server)
-    add_EnrolmentServicer_to_server(EnrolmentService(house, public, witness=witness), enrolment.server)
+    add_EnrolmentServicer_to_server(EnrolmentService(house, public), enrolment.server)
     operators = listeners.operators.server
     add_FleetIdentityServicer_to_server(IdentityService(house, public.enrolment, now_ms), operators)

@@ -43,7 +43,9 @@ log = logging.getLogger(__name__)
 
 #: An agent says hello as soon as it is connected; 4G round trips are below 2 s. Seconds.
 HELLO_S: Final = 10.0
-#: So long a goodbye may take to be written, and then the agent to leave, before the stream is ended. Seconds.
+#: So long a goodbye may take to be written, on a machine that is short of CPU, and then the agent to leave, before the
+#: stream is ended. Seconds.
+LAST_WRITE_S: Final = 15.0
 GOODBYE_S: Final = 1.0
 #: Messages that wait to be sent to one agent; there are never more than a few, unless it does not read.
 OUTBOX: Final = 16
@@ -103,12 +105,12 @@ class AgentSessions(AgentSessionServicer):
             await SessionStream(self._fleet, context, self._door, self._desk, self._hello_s, self._delivery).run()
             return
         from parkfleet.controller.enrolment_service import refuse, shown_credential
-        from parkfleet.controller.gatehouse import GateError
+        from parkfleet.controller.gatehouse import GATE_ERRORS
 
         try:
             credential = shown_credential(self._house, context)
-        except GateError as error:
-            await refuse(context, error, "a session")
+        except GATE_ERRORS as error:
+            await refuse(self._house, context, error, "AgentSession/Connect")
         stream = SessionStream(self._fleet, context, self._door, self._desk, self._hello_s, self._delivery, credential)
         self._house.deny.opened(credential.serial, stream.revoked)
         try:
@@ -155,7 +157,8 @@ class SessionStream:
             self._door.counts.refused += end.code in _AGENTS_FAULT
             self._offline(end.reason)
             await self._part(reader, writer, end.parting)
-            if end.code is not grpc.StatusCode.OK:
+            # An agent that reads nothing holds up the write before a status could go out: the call ends with it.
+            if end.code is not grpc.StatusCode.OK and writer.done():
                 await self._context.abort(end.code, end.reason)
         finally:
             self._offline(BROKEN)
@@ -306,7 +309,7 @@ class SessionStream:
         for message in parting[: self._outbox.maxsize - self._outbox.qsize()]:
             self._outbox.put_nowait(message)
         self._close_outbox()
-        await asyncio.wait({writer}, timeout=GOODBYE_S)
+        await asyncio.wait({writer}, timeout=LAST_WRITE_S)
         if parting:
             await asyncio.wait({reader}, timeout=GOODBYE_S)
 

@@ -11,6 +11,7 @@ from cpython cimport array as c_array
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
+from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 
 from parkfleet.native cimport blocks as b
 from parkfleet.native cimport values as v
@@ -35,6 +36,28 @@ INPUTS, HABITS = v.INPUTS, v.HABITS
 
 make_tables()
 
+#: Cells and weights of a chain that is no more, for the next: nearly always one is made as another ends. They are no part
+#: of the heap, which their coming and going would tear into pieces; fresh pages cost 2 ms on a small box.
+cdef size_t TABLES = 4 * (b.CELLS + v.WEIGHTS)
+cdef void* spare = NULL
+
+
+cdef void* take_tables():
+    global spare
+    cdef void* taken = spare
+    spare = NULL
+    if taken == NULL:
+        taken = mmap(NULL, TABLES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    return NULL if taken == MAP_FAILED else taken
+
+
+cdef void give_tables(void* tables):
+    global spare
+    if spare == NULL:
+        spare = tables
+    else:
+        munmap(tables, TABLES)
+
 
 cdef class Chain:
     """The memory of one side of codec 2, from a key batch on."""
@@ -45,18 +68,23 @@ cdef class Chain:
     cdef size_t series
     cdef Meter* meters
     cdef Tables tables
+    cdef bint last  # the batch under way is the last
     cdef Chain base  # whose entries this one has until it meets them itself; nothing is coded with it any more
     cdef dict firsts  # by column set: the first number of each column, in this batch
     cdef dict texts  # by entry: the last text of each string column
 
     def __cinit__(
-        self, list set_of, list layouts, bytes cells, bytes weights, size_t most, bint teach=False, Chain base=None
+        self, list set_of, list layouts, c_array.array cells, c_array.array weights, size_t most, bint teach=False,
+        Chain base=None
     ):
         """set_of: for each entry its column set. layouts: for each column set a byte a column each of types (i, f, d,
-        s), digits (signed), kinds (0 to 2), quantities (below 32). cells, weights: a prior, 32 bits each, in this
-        machine's order; not looked at with a base, see copy(). most: readings that a body may hold. teach: the chain
-        is for training a prior."""
-        if base is None and (len(cells) != 4 * b.CELLS or len(weights) != 4 * v.WEIGHTS):
+        s), digits (signed), kinds (0 to 2), quantities (below 32). cells, weights: a prior, of typecodes I and i; not
+        looked at with a base, see copy(). most: readings that a body may hold. teach: the chain is for training a
+        prior."""
+        if base is None and (
+            cells.ob_descr.typecode != c'I' or weights.ob_descr.typecode != c'i'
+            or len(cells) != b.CELLS or len(weights) != v.WEIGHTS
+        ):
             raise ValueError("the prior is not of this version")
         for types, digits, kinds, quantities in layouts if base is None else ():
             if not len(types) == len(digits) == len(kinds) == len(quantities):
@@ -65,15 +93,15 @@ cdef class Chain:
                 raise ValueError("unknown kind or quantity")
         self.layouts, self.set_of, self.most, self.base = layouts, set_of, most, base
         self.meters = <Meter*> calloc(len(set_of) + 1, sizeof(Meter))
-        self.tables.cells = <uint32_t*> malloc(4 * b.CELLS)
-        self.tables.weights = <int32_t*> malloc(4 * v.WEIGHTS)
+        self.tables.cells = <uint32_t*> take_tables()
         self.tables.teach = teach
         self.texts = {}
-        if self.meters == NULL or self.tables.cells == NULL or self.tables.weights == NULL:
+        if self.meters == NULL or self.tables.cells == NULL:
             raise MemoryError
+        self.tables.weights = <int32_t*> (self.tables.cells + b.CELLS)
         if base is None:
-            memcpy(self.tables.cells, <const char*> cells, 4 * b.CELLS)
-            memcpy(self.tables.weights, <const char*> weights, 4 * v.WEIGHTS)
+            memcpy(self.tables.cells, cells.data.as_voidptr, 4 * b.CELLS)
+            memcpy(self.tables.weights, weights.data.as_voidptr, 4 * v.WEIGHTS)
         else:
             self.borrow(base)
 
@@ -111,21 +139,23 @@ cdef class Chain:
                     free(self.meters[at].series)
                     free(self.meters[at].own)
         free(self.meters)
-        free(self.tables.cells)
-        free(self.tables.weights)
+        if self.tables.cells != NULL:
+            give_tables(self.tables.cells)
 
     def learned(self):
         """Cells and weights as they are now."""
         return (<char*> self.tables.cells)[:4 * b.CELLS], (<char*> self.tables.weights)[:4 * v.WEIGHTS]
 
-    def encode(self, list blocks):
+    def encode(self, list blocks, bint last=False):
         """The body of a batch. Raises ValueError for blocks that have no sense, before anything is learned from them.
 
         blocks: by entry ascending, each (entry, ts, slots, quality, texts): arrays of typecode q, a bytearray, a list.
+        last: nothing is coded behind it: what an entry has taught is dropped behind its block.
         """
         cdef Writer out
         cdef Coder c
         self.check_blocks(blocks)
+        self.last = last
         memset(&out, 0, sizeof(out))
         begin_encoding(&c, &out)
         try:
@@ -137,9 +167,10 @@ cdef class Chain:
         finally:
             free(out.data)
 
-    def decode(self, bytes body):
-        """[(entry, ts, slots, quality, texts)] of a body. Raises ValueError for whatever is none."""
+    def decode(self, bytes body, bint last=False):
+        """[(entry, ts, slots, quality, texts)] of a body. Raises ValueError for whatever is none. last: see encode."""
         cdef Coder c
+        self.last = last
         begin_decoding(&c, <const uint8_t*> body, len(body))
         found = self.run(&c, [])
         end_decoding(&c)
@@ -191,6 +222,8 @@ cdef class Chain:
                 readings += max(len(block[2]), len(block[1]))
                 found.append(block)
                 at += 1
+                if self.last:
+                    self.part(m)
             m.seen = 2 if present else 1 if m.seen == 2 else m.seen
         return found
 
@@ -261,6 +294,12 @@ cdef class Chain:
             return
         memcpy(m.series, lent, width * sizeof(Series))
         memcpy(m.own, lent_own, 2 * width * NODES * 4)
+
+    cdef void part(self, Meter* m):
+        """Forgets what is known of an entry's columns."""
+        free(m.series)
+        free(m.own)
+        m.series, m.own = NULL, NULL
 
     cdef row_texts(self, Coder* c, size_t entry, list texts, bytearray quality, size_t rows, bytes types):
         """Column by column: whether a text is as the one before it; its length and bytes."""

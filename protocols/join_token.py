@@ -48,7 +48,7 @@ class JoinToken:
     @classmethod
     def parse(cls, text: str) -> "JoinToken":
         """Takes apart what an installer pasted. Raises TokenError, which never quotes it."""
-        text = "".join(text.split())  # a mail may have broken its line
+        text = "".join(text.split()).lower()  # a mail may have broken its line, a scanner speaks in capitals
         if not text.startswith(PREFIX):
             raise TokenError(f"a join token begins with {PREFIX}: copy what `parkfleet fleet token create` printed")
         body = text.removeprefix(PREFIX)
@@ -58,7 +58,7 @@ class JoinToken:
             raw = base64.b32decode(body.upper() + "=" * (-len(body) % 8))
         except (binascii.Error, ValueError):
             raise TokenError("the token is damaged: copy it whole, letters a to z and digits 2 to 7") from None
-        if len(raw) < _LEAST or zlib.crc32(raw[:-4]).to_bytes(4) != raw[-4:]:
+        if len(raw) < _LEAST or zlib.crc32(raw[:-4]).to_bytes(4) != raw[-4:] or _letters(raw) != body:
             raise TokenError("the token is damaged, or not whole: copy all of it")
         fingerprint, rest = raw[:FINGERPRINT_BYTES], raw[FINGERPRINT_BYTES:-4]
         name, secret, address = (

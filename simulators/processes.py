@@ -42,6 +42,12 @@ class Child:
     def running(self) -> bool:
         return self._process is not None and self._process.returncode is None
 
+    @property
+    def pid(self) -> int:
+        """Of the command itself: setpriv becomes it."""
+        assert self._process is not None
+        return self._process.pid
+
     async def wait(self) -> int:
         """Waits for its end; returns the exit code."""
         assert self._process is not None

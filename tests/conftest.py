@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from parkfleet.controller.database import Database
 from parkfleet.protocols.config import BrokerConfig
@@ -18,6 +19,8 @@ from tests.postgres import Postgres, PostgresMissingError, database_name
 def pytest_configure() -> None:
     """Ctrl-C works in the processes we start, also when a shell started us in the background with it ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    settings.register_profile("unhurried", deadline=None)  # no test asserts a time
+    settings.load_profile("unhurried")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

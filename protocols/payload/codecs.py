@@ -24,7 +24,7 @@ CODEC: Final = chain.KEY
 
 def encode(schema: Schema, rows: Sequence[Rows]) -> bytes:
     """The body of a batch that stands alone, in codec CODEC. rows: by entry ascending, each with at least one row."""
-    return chain.begin_chain(schema).encode(rows)
+    return chain.begin_chain(schema).encode(rows, last=True)
 
 
 def decode(codec: int, schema: Schema, body: bytes) -> list[Rows]:
@@ -32,7 +32,7 @@ def decode(codec: int, schema: Schema, body: bytes) -> list[Rows]:
     if codec == DELTA:
         return _delta().decode(schema, body)
     if codec == chain.KEY:
-        return chain.begin_chain(schema).decode(body)
+        return chain.begin_chain(schema).decode(body, last=True)
     if codec == chain.CHAINED:
         raise ChainError("a chained batch needs the ones before it")
     raise PayloadError(f"codec {codec}: this decoder knows 1 to 3")

@@ -14,11 +14,9 @@ from typing import Final
 
 from parkfleet.protocols.payload.errors import PayloadError
 from parkfleet.protocols.payload.schema import Schema
-from parkfleet.protocols.payload.series import Column, Rows, has_value
+from parkfleet.protocols.payload.series import MAX_READINGS, Column, Rows, has_value
 from parkfleet.protocols.payload.varint import MASK, Reader, fold, put, unfold
 
-#: Readings a body may hold: 32 MB of slots. Runs make small bodies large; this bounds them.
-MAX_READINGS: Final = 4_000_000
 #: Bytes of a text. 64 registers are 128 bytes; each may be no UTF-8 and become a U+FFFD of three.
 MAX_TEXT: Final = 512
 #: How a block's qualities are coded.

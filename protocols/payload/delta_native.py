@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 from parkfleet.native import series
-from parkfleet.protocols.payload.delta import MAX_READINGS
 from parkfleet.protocols.payload.errors import PayloadError
 from parkfleet.protocols.payload.schema import Schema
-from parkfleet.protocols.payload.series import Rows
+from parkfleet.protocols.payload.series import MAX_READINGS, Rows
 
 
 def encode(schema: Schema, rows: Sequence[Rows]) -> bytes:

@@ -20,6 +20,8 @@ import msgspec
 from parkfleet.protocols.profile import Factor, Kind
 from parkfleet.protocols.quality import WITH_VALUE
 
+#: Readings that a batch's body may hold: 32 MB of slots. Runs make small bodies large; this bounds them.
+MAX_READINGS: Final = 4_000_000
 _LARGEST_FLOAT32: Final = 3.4028234663852886e38
 
 ColumnType = Literal["int", "uint64", "float32", "float64", "string"]

@@ -20,10 +20,10 @@ class FleetWatch:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def opened(cls, controller: str, park: str, gateway: str) -> AsyncIterator["FleetWatch"]:
+    async def opened(cls, controller: FleetClient, park: str, gateway: str) -> AsyncIterator["FleetWatch"]:
         """Asks in the background while the block runs."""
         watch = cls()
-        async with FleetClient(controller) as client:
+        async with controller as client:
             task = asyncio.create_task(watch._ask_for_ever(client, park, gateway), name="fleet watch")
             try:
                 yield watch

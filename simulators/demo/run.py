@@ -5,7 +5,6 @@ import contextlib
 import json
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ import yaml
 
 from parkfleet.protocols.config import BrokerConfig
 from parkfleet.protocols.mqtt import BrokerError
-from parkfleet.simulators.broker import NoBrokerError, free_port, running_broker
+from parkfleet.simulators.broker import NoBrokerError, running_broker
 from parkfleet.simulators.demo.account import Account
+from parkfleet.simulators.demo.control_room import PARKFLEET, ControlRoomError, control_room
 from parkfleet.simulators.demo.fleet_watch import FleetWatch
 from parkfleet.simulators.demo.subscriber import Subscriber
 from parkfleet.simulators.demo.view import Observer, Plain, Screen, View
@@ -60,7 +60,7 @@ async def run_demo(options: DemoOptions) -> Verdict:
             demo = await _start(options, folder, parts)
             await _let_run(demo, options, stop)
             account = await _finish(demo)
-        except (NoBrokerError, BrokerError) as error:
+        except (NoBrokerError, BrokerError, ControlRoomError) as error:
             raise DemoError(str(error)) from None
         report = account.report(options.outage_s)
         if options.report:
@@ -88,26 +88,19 @@ async def _start(options: DemoOptions, folder: Path, parts: contextlib.AsyncExit
     name, url = await _broker(options, folder, parts)
     broker = BrokerConfig(url)
     link = await parts.enter_async_context(LinkProxy(broker.host, broker.port))
-    controller_url = f"127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "parkfleet"]
-    controller = await parts.enter_async_context(
-        Child(
-            "controller",
-            [*command, "controller", "run", "--listen", controller_url, "--heartbeat", "1s"],
-            folder / "controller.log",
-        )
-    )
+    room = await parts.enter_async_context(control_room(folder))
     park = await parts.enter_async_context(demo_park(options.seed, folder))
     subscriber = await parts.enter_async_context(Subscriber.opened(broker, PARK))
     config = folder / "gateway.yaml"
-    config.write_text(_gateway_yaml(park, link.port, controller_url), "utf-8")
+    config.write_text(_gateway_yaml(park, link.port, room.sessions), "utf-8")
+    await room.enrol(config, PARK)
     agent = await parts.enter_async_context(
-        Child("agent", [*command, "agent", "run", "--config", str(config)], folder / "agent.log")
+        Child("agent", [*PARKFLEET, "agent", "run", "--config", str(config)], folder / "agent.log")
     )
-    fleet = await parts.enter_async_context(FleetWatch.opened(controller_url, PARK, GATEWAY))
+    fleet = await parts.enter_async_context(FleetWatch.opened(room.client(), PARK, GATEWAY))
     observer = Observer(park, link, subscriber, fleet, name)
     view: View = Plain(observer) if options.plain else Screen(observer)
-    return _Demo(park, link, name, agent, controller, fleet, subscriber, view)
+    return _Demo(park, link, name, agent, room.child, fleet, subscriber, view)
 
 
 async def _broker(options: DemoOptions, folder: Path, parts: contextlib.AsyncExitStack) -> tuple[str, str]:

@@ -173,7 +173,7 @@ async def test_older_agent_on_a_newer_buffer(tmp_path: Path) -> None:
     again = await opened(path)
     waiting = await again.waiting(everything, 10)
     assert sorted(stored.body for stored in waiting) == [b"newer", b"older"]
-    await again.acknowledge(waiting)
+    again.acknowledge(waiting)
     assert await again.waiting(everything, 10) == []
     await again.close()
 
@@ -375,7 +375,7 @@ async def test_buffer_disk_full_then_free(tmp_path: Path) -> None:
     waiting = await buffer.waiting(everything, 10)
     assert [(stored.epoch == disk.epoch, stored.seq) for stored in waiting] == [(True, 1), (True, 2), (False, 1)]
     assert buffer.trouble == ""
-    await buffer.acknowledge(waiting)
+    buffer.acknowledge(waiting)
     assert await buffer.waiting(everything, 10) == []
     await buffer.close()
 

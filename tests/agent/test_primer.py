@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from parkfleet.agent.live_schema import LiveSchema
-from parkfleet.agent.primer import PrimerBuilder
+from parkfleet.agent.primer import MOST_BYTES, PrimerBuilder
 from parkfleet.protocols.payload.chain.coding import MAX_PRIMER_READINGS
 from parkfleet.protocols.payload.codecs import CODEC, decode, encode
-from parkfleet.protocols.payload.schema import MAX_PRIMER, Schema
+from parkfleet.protocols.payload.schema import MAX_BYTES, MAX_PRIMER, Schema
 from parkfleet.protocols.payload.series import Column, Entry, Rows
 
 T0 = 1_795_438_548_000
@@ -73,6 +73,18 @@ def test_live_schema_of_another_configuration_begins_anew(packed: bytes) -> None
     assert schema.schema == SCHEMA
 
 
+def test_primer_that_the_broker_would_not_take_is_none() -> None:
+    """The schema with its primer is one message: for a broker that takes small ones the primer is smaller, or none."""
+    schema = LiveSchema(SCHEMA)
+    for rows in minutes(70):
+        schema.took(rows, len(SCHEMA.pack()) + 400)
+    assert len(SCHEMA.pack()) + 300 < len(schema.packed) <= len(SCHEMA.pack()) + 400
+    schema = LiveSchema(SCHEMA)
+    for rows in minutes(70):
+        schema.took(rows, len(SCHEMA.pack()))
+    assert schema.schema == SCHEMA
+
+
 def test_clock_that_goes_back_is_no_end_of_primers() -> None:
     """After a day backwards gathering begins anew; a day forwards ends it early."""
     schema = LiveSchema(SCHEMA)
@@ -86,12 +98,15 @@ def test_clock_that_goes_back_is_no_end_of_primers() -> None:
 def test_primer_is_bounded(meters: int, rows: int) -> None:
     """Whatever the gateway's size and its batches': a bounded number of readings and of batches."""
     schema = Schema(tuple(Entry(f"m{n}", "p", "power", COLUMNS) for n in range(meters)))
+    chance = random.Random(1)
     rows = min(rows, 400_000 // meters)
     builder = PrimerBuilder(schema, T0, T0 + HOUR)
     for minute in range(0, 60, 10):
         ts = array("q", range(T0 + MINUTE * minute, T0 + MINUTE * minute + rows))
-        blocks = [Rows(entry, ts, array("q", bytes(16 * rows)), bytearray(2 * rows)) for entry in range(meters)]
+        slots = array("q", [chance.randrange(2**30) for _ in range(2 * rows)])
+        blocks = [Rows(entry, ts, slots, bytearray(2 * rows)) for entry in range(meters)]
         builder.add(blocks)
-    made = builder.batches()
+    made, primed = builder.batches(), builder.build(MAX_BYTES)
+    assert primed is None or sum(map(len, primed.primer)) <= MOST_BYTES
     assert 0 < len(made) <= MAX_PRIMER
     assert sum(len(block.quality) for batch in made for block in batch) <= MAX_PRIMER_READINGS

@@ -109,6 +109,17 @@ async def test_what_cannot_be_stored_is_stored_later(kept: Kept, monkeypatch: py
     assert await kept.storage.config.store.report(gateway.key) == Report(5, 1, "h", "running")
 
 
+async def test_what_an_agent_says_never_keeps_others_from_being_stored(kept: Kept) -> None:
+    """PostgreSQL refuses a text with a NUL in it, and with it all that stands in the same commit."""
+    hostile = kept.joins("gw-1")
+    kept.joins("gw-2")
+    gone = kept.registry.ended(hostile.key, hostile.session, "a\0b", NOW)
+    assert gone is not None
+    await kept.recorder.flush()
+    found = {gateway.key.gateway: gateway.reason async for gateway in kept.storage.fleet.all()}
+    assert found == {"gw-1": "a\ufffdb", "gw-2": ""}
+
+
 async def test_an_older_session_never_overwrites_a_newer_one(kept: Kept, database_at: DatabaseAt) -> None:
     """Whoever stores last."""
     mine = kept.joins("gw-1")

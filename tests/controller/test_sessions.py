@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from parkfleet.controller import sessions
 from parkfleet.controller.admission import Admission, Turn
 from parkfleet.controller.client import FleetClient, FleetError, UnreachableError
 from parkfleet.controller.fleet import MAX_WATCHERS, FleetState
@@ -17,7 +18,7 @@ from parkfleet.controller.server import ControllerServer
 from parkfleet.controller.sessions import AgentSessions, Allowance
 from parkfleet.controller.view import GatewayView
 from parkfleet.proto import common_pb2, limits
-from parkfleet.proto.session_pb2 import AgentMessage
+from parkfleet.proto.session_pb2 import AgentMessage, ControllerMessage, DesiredConfiguration
 from parkfleet.proto.session_pb2_grpc import add_AgentSessionServicer_to_server
 from tests.controller.conftest import FakeClock
 from tests.controller.raw_agent import RawAgent, goodbye, heartbeat, hello
@@ -241,6 +242,25 @@ async def test_watches_are_limited(server: ControllerServer, client: FleetClient
         server.fleet.watch("")
     with pytest.raises(FleetError, match="watches are open already"):
         await anext(client.watch())
+
+
+async def test_agent_that_reads_nothing_is_given_up_quietly(
+    server: ControllerServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its stream is stuck in a write, beside which no status can go out; nothing of it is left when it is gone."""
+    monkeypatch.setattr(sessions, "LAST_WRITE_S", 0.05)
+    key = GatewayKey("p1", "gw-01")
+    async with RawAgent(server.address) as second:
+        async with RawAgent(server.address) as deaf:
+            await deaf.join()
+            send = server.desk._sessions[key][1]
+            big = ControllerMessage(desired_configuration=DesiredConfiguration(document=b"x" * 700_000))
+            assert all(send(big) for _ in range(4))
+            await second.join()
+            await eventually(lambda: server.fleet.sessions == 1)
+        writers = ("session writer", "session reader")
+        await eventually(lambda: sum(task.get_name().startswith(writers) for task in asyncio.all_tasks()) == 2)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 class Door(Admission):

@@ -14,7 +14,8 @@ import grpc
 import pytest
 from grpc import aio
 
-from parkfleet.agent.credential_keeper import CredentialKeeper
+from parkfleet.agent.controller_connection import ControllerConnection
+from parkfleet.agent.credential_keeper import LOOK_S, CredentialKeeper
 from parkfleet.agent.enrolling import Wish, enrol, reclaim
 from parkfleet.agent.identity import IdentityFolder
 from parkfleet.agent.session import ControllerSession
@@ -196,7 +197,7 @@ async def test_revoked_gateway_is_out_at_once_and_stays_out(site: Site, caplog: 
         await eventually(lambda: session.status.tries > 2 and "by bob: stolen" in session.status.told)
         assert session.status.sessions == 1
         assert other.status.sessions == 1 and other.status.connected
-    assert any("a session from" in line and "stolen" in line for line in caplog.messages)
+    assert any("AgentSession/Connect from" in line and "stolen" in line for line in caplog.messages)
 
 
 async def test_revoked_gateway_that_does_not_listen_is_out_too(site: Site) -> None:
@@ -229,6 +230,21 @@ async def test_certificate_is_renewed_while_connected(tmp_path: Path) -> None:
             assert session.status.sessions == 1
             assert session.status.connected
         assert {row.cause for row in await site.house.store.issued(GW)} == {"enrolled", "renewed"}
+
+
+async def test_damaged_identity_is_told_and_tried_again(site: Site) -> None:
+    """While connected and when connecting: the session goes on, or says what to do."""
+    box = await site.enrolled()
+    good = (box.folder / "gateway.pem").read_bytes()
+    keeper = CredentialKeeper(site.server.address, box.folder)
+    (box.folder / "gateway.pem").write_bytes(b"damaged")
+    connection = ControllerConnection(site.server.address)
+    assert await keeper.keep_good(connection) == LOOK_S
+    await connection.close()
+    async with running(site.session(box)) as session:
+        await eventually(lambda: "is damaged" in session.status.told and "enrol anew" in session.status.told)
+        (box.folder / "gateway.pem").write_bytes(good)
+        await eventually(lambda: session.status.connected)
 
 
 async def test_box_that_was_off_too_long_proves_its_key(tmp_path: Path) -> None:
@@ -298,7 +314,7 @@ async def test_alien_certificate_is_refused_with_a_sentence(site: Site, tmp_path
             return str(error)
         return ""
 
-    async with running(site.session(box, reclaim=child)) as session:
+    async with running(site.session(box, reclaim=child, hung_up_s=(0.0, 0.0))) as session:
         await eventually(lambda: "is not of this controller's authority: enrol this box here" in session.status.told)
 
 

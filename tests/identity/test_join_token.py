@@ -20,9 +20,9 @@ tokens = st.builds(
 
 @given(tokens)
 def test_parse_reads_what_text_wrote(token: JoinToken) -> None:
-    """Also with a line broken by a mail, and spaces around it."""
+    """Also with a line broken by a mail, spaces around it, and in capitals."""
     text = token.text()
-    assert JoinToken.parse(text) == token
+    assert JoinToken.parse(text) == JoinToken.parse(text.upper()) == token
     assert JoinToken.parse(f"  {text[:40]}\n{text[40:]}\r\n") == token
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from parkfleet.controller.rate_limit import MAX_PEERS, Rate, RateLimit, network_of
+from parkfleet.controller.refusal_log import RefusalLog
 
 
 class Clock:
@@ -63,3 +64,14 @@ def test_take_remembers_a_bounded_number_of_peers() -> None:
 def test_network_of(peer: str, network: str) -> None:
     """An IPv6 box has as many addresses as it likes."""
     assert network_of(peer) == network
+
+
+def test_refusals_fill_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    """A flood from one address, and one from many, have few lines; what was left out is counted."""
+    refusals = RefusalLog()
+    for number in range(1000):
+        refusals.tell("a session", f"ipv4:10.0.0.1:{number}", "stolen")
+    for number in range(1000):
+        refusals.tell("a session", f"ipv4:10.1.{number // 250}.{number % 250}:1", "stolen")
+    assert 20 < len(caplog.messages) < 70
+    assert "a session from ipv4:10.1.0.0:1 is refused: stolen (990 more were refused, unlogged)" in caplog.messages

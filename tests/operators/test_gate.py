@@ -18,7 +18,9 @@ from parkfleet.controller.client import FleetClient, SignedOutError
 from parkfleet.controller.credentials import GRACE_S
 from parkfleet.proto import config_pb2, fleet_pb2, operators_pb2
 from parkfleet.proto.errors import DATABASE_AWAY
+from parkfleet.proto.fleet_pb2_grpc import FleetStub
 from tests.controller.raw_agent import RawAgent, heartbeat
+from tests.eventually import eventually
 from tests.operators.test_demands import OPERATORS
 from tests.operators.world import LIST, WHO, World, change, sqlite_at, world
 
@@ -186,6 +188,20 @@ async def test_rights_that_are_lost_end_a_watch(fleet: World, monkeypatch: pytes
         await agent.say(heartbeat(sequence=1))
         with pytest.raises(SignedOutError):
             await anext(watch)
+
+
+async def test_watches_of_those_who_left_are_forgotten(fleet: World) -> None:
+    """Their places are for others, however they leave: with their connection, or without it."""
+    token = await fleet.user("vera", "viewer@fleet")
+    async with RawAgent(fleet.server.address) as agent, FleetClient(fleet.server.address, token=token) as lasting:
+        await agent.join()
+        for _ in range(20):
+            async with FleetClient(fleet.server.address, token=token) as client:
+                await anext(client.watch())
+            call = FleetStub(lasting.channel).WatchGateways(fleet_pb2.WatchGatewaysRequest())
+            await call.read()
+            call.cancel()
+        await eventually(lambda: not fleet.server.fleet._watchers._watchers)
 
 
 @pytest.mark.parametrize("metadata", [("authorization", "Basic x"), ("authorization", "Bearer"), ("authorization", "")])

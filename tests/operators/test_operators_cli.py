@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import typer
 
+from parkfleet.controller import api_token_cli, audit_cli, sign_in_cli, user_cli
 from parkfleet.controller.logins import Login, LoginError, Logins
 from parkfleet.simulators.processes import Child
 from tests.eventually import eventually
@@ -256,7 +258,7 @@ async def test_enrolments_are_told(controller: Guarded, tmp_path: Path) -> None:
         assert code == expected, err
     entries = json.loads(await controller.fleet("audit", "list", "--action", "Enrolment/", "--json"))
     assert [(one["result"], one["target"], one["scope"]) for one in entries] == [
-        ("refused", "gateway /gw-b", ""),
+        ("refused", "", ""),  # refusals of one kind are told together: what each called itself is not told
         ("done", "gateway p1/gw-a", "park/p1"),
     ]
     assert all(one["via"].startswith("join token ") and one["peer"] == "127.0.0.1" for one in entries)
@@ -290,6 +292,34 @@ async def test_an_audited_change_survives_kill_9(controller: Guarded, tmp_path: 
         entries = json.loads(await again.fleet("audit", "list", "--json"))
         assert any(one["target"] == "user bob viewer@fleet" and one["result"] == "done" for one in entries)
         assert (await again.fleet("audit", "verify")).startswith("whole: ")
+
+
+def verbs(app: typer.Typer, path: str) -> list[tuple[str, str]]:
+    """(as it is typed, its help's last part) of every command of a group, and of the groups in it."""
+    found = []
+    for name, command_ in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        if hasattr(command_, "commands"):
+            found += [(f"{path} {name} {verb}", inner.epilog or "") for verb, inner in command_.commands.items()]
+        else:
+            found.append((f"{path} {name}", command_.epilog or ""))
+    return found
+
+
+GROUPS = [
+    (sign_in_cli.app, "parkfleet fleet"),
+    (user_cli.app, "parkfleet fleet user"),
+    (api_token_cli.app, "parkfleet fleet api-token"),
+    (audit_cli.app, "parkfleet fleet audit"),
+]
+
+
+@pytest.mark.parametrize(("path", "epilog"), [verb for app, path in GROUPS for verb in verbs(app, path)])
+def test_every_verb_teaches_with_an_example(path: str, epilog: str) -> None:
+    """And tells its exit codes."""
+    assert "Example" in epilog and f"{path} " in f"{epilog} ".replace("\n", " ")
+    assert "Exit codes: 0 done" in epilog
+    manual = (Path(__file__).resolve().parents[2] / "docs" / "operators.md").read_text("utf-8")
+    assert path in manual
 
 
 COMPLETIONS = [

@@ -15,7 +15,7 @@ from parkfleet.protocols.payload import delta, delta_native
 from parkfleet.protocols.payload.codecs import CODEC, decode
 from parkfleet.protocols.payload.errors import PayloadError
 from parkfleet.protocols.payload.schema import Schema
-from parkfleet.protocols.payload.series import Column, Entry, Rows
+from parkfleet.protocols.payload.series import MAX_READINGS, Column, Entry, Rows
 from parkfleet.protocols.payload.varint import put
 from tests.payload.strategies import batches, float32_bits, schemas
 
@@ -165,7 +165,7 @@ def test_rows_without_sense(codec: ModuleType, rows: list[Rows], told: str) -> N
 
 def test_more_readings_than_a_batch_holds(codec: ModuleType) -> None:
     """What no decoder would take is not written."""
-    count = delta.MAX_READINGS + 1
+    count = MAX_READINGS + 1
     rows = Rows(0, array("q", bytes(8 * count)), array("q", bytes(8 * count)), bytearray(count))
     with pytest.raises(ValueError, match="more"):
         codec.encode(schema_of(Column("p", "V", "int", "gauge")), [rows])

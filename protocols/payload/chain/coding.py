@@ -5,6 +5,7 @@ begun with the link of the batch before it; a key's begins with the CRC-32 of it
 What both sides know after a batch follows from just these bytes, so equal links are equal memories.
 """
 
+import contextlib
 import os
 import zlib
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ KEY: Final = 2
 #: Of a primer: what pure Python decodes in 3 s. One of its batches more is decoded before it shows.
 MAX_PRIMER_READINGS: Final = 65_536
 #: Schemas whose primer is kept decoded: 2 MB each, and a kilobyte for each of their columns.
-_PRIMED_KEPT: Final = 16
+_PRIMED_KEPT: Final = 32
 #: Chains and keys that a decoder keeps: the live one, and one that is being replayed.
 _KEPT: Final = 2
 
@@ -31,8 +32,8 @@ _KEPT: Final = 2
 class Chain(Protocol):
     """One side's memory: pure.Chain or native.Chain."""
 
-    def encode(self, rows: Sequence[Rows]) -> bytes: ...
-    def decode(self, body: bytes) -> list[Rows]: ...
+    def encode(self, rows: Sequence[Rows], last: bool = False) -> bytes: ...
+    def decode(self, body: bytes, last: bool = False) -> list[Rows]: ...
     def pause(self) -> None: ...
     def copy(self) -> "Chain": ...
 
@@ -51,7 +52,9 @@ class Begin(Protocol):
 @lru_cache(maxsize=_PRIMED_KEPT)
 def primed(begin: Begin, schema: Schema) -> Chain:
     """What the schema's primer teaches; to be copied. Raises PayloadError."""
-    return prime(begin(schema, built_in()), schema.primer)
+    chain = prime(begin(schema, built_in()), schema.primer)
+    built_in.cache_clear()  # 2 MB that a gateway with a primer has no more use for; others read it again
+    return chain
 
 
 def prime(chain: Chain, primer: Sequence[bytes]) -> Chain:
@@ -76,15 +79,14 @@ def make_primer(chain: Chain, batches: Sequence[Sequence[Rows]]) -> tuple[bytes,
 
 @cache
 def _implementation() -> Begin:
+    if os.environ.get("PARKFLEET_PURE") != "1":
+        with contextlib.suppress(ImportError):  # not compiled: a consumer needs no compiler
+            from parkfleet.protocols.payload.chain import native
+
+            return native.Chain
     from parkfleet.protocols.payload.chain import pure
 
-    if os.environ.get("PARKFLEET_PURE") == "1":
-        return pure.Chain
-    try:
-        from parkfleet.protocols.payload.chain import native
-    except ImportError:  # not compiled: a consumer needs no compiler
-        return pure.Chain
-    return native.Chain
+    return pure.Chain
 
 
 def first_link(schema: Schema, coded: bytes) -> int:
@@ -134,7 +136,7 @@ class Decoder:
 
     def decode_key(self, schema: Schema, body: bytes) -> list[Rows]:
         """The rows of a key batch. Raises PayloadError."""
-        rows = begin_chain(schema).decode(body)
+        rows = begin_chain(schema).decode(body, last=True)
         _keep(self._keys, first_link(schema, body), (schema, body))
         return rows
 

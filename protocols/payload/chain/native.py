@@ -6,10 +6,9 @@ from copy import copy
 from parkfleet.native import chain
 from parkfleet.protocols.payload.chain.layout import layouts
 from parkfleet.protocols.payload.chain.prior import Prior
-from parkfleet.protocols.payload.delta import MAX_READINGS
 from parkfleet.protocols.payload.errors import PayloadError
 from parkfleet.protocols.payload.schema import Schema
-from parkfleet.protocols.payload.series import Rows
+from parkfleet.protocols.payload.series import MAX_READINGS, Rows
 
 
 class Chain:
@@ -20,8 +19,7 @@ class Chain:
             (*plain, layout.kinds, layout.quantities)
             for plain, layout in zip(schema.layouts, layouts(schema, prior.quantities), strict=True)
         ]
-        cells, weights = prior.cells.tobytes(), prior.weights.tobytes()
-        self._chain = chain.Chain(schema.set_of, columns, cells, weights, most, teach)
+        self._chain = chain.Chain(schema.set_of, columns, prior.cells, prior.weights, most, teach)
 
     def copy(self) -> "Chain":
         """See pure.Chain.copy."""
@@ -33,14 +31,14 @@ class Chain:
         """See pure.Chain.pause."""
         self._chain.pause()
 
-    def encode(self, rows: Sequence[Rows]) -> bytes:
+    def encode(self, rows: Sequence[Rows], last: bool = False) -> bytes:
         """See pure.Chain.encode."""
-        return self._chain.encode([(r.entry, r.ts, r.slots, r.quality, r.texts) for r in rows])
+        return self._chain.encode([(r.entry, r.ts, r.slots, r.quality, r.texts) for r in rows], last)
 
-    def decode(self, body: bytes) -> list[Rows]:
+    def decode(self, body: bytes, last: bool = False) -> list[Rows]:
         """See pure.Chain.decode."""
         try:
-            found = self._chain.decode(body)
+            found = self._chain.decode(body, last)
         except ValueError as error:
             raise PayloadError(str(error)) from None
         return [Rows(*block) for block in found]

@@ -15,10 +15,7 @@ from typing import Final
 
 import msgpack
 
-from parkfleet.protocols.payload.chain.blocks import CELLS
 from parkfleet.protocols.payload.chain.layout import KINDS, Quantity
-from parkfleet.protocols.payload.chain.mixing import CELLS_MIXED, KNOTS_REFINED, SQUASH
-from parkfleet.protocols.payload.chain.values import HABITS, QUANTITIES, REFINED, VALUE_CELLS, WEIGHTS
 
 VERSION: Final = 1
 PATH: Final = Path(__file__).with_name("prior.bin")
@@ -44,14 +41,18 @@ class Prior:
     def unpack(cls, data: bytes) -> "Prior":
         """Reads a file. Raises ValueError for one of another version."""
         version, names, cells, weights = msgpack.unpackb(zlib.decompress(data))
-        if version != VERSION or len(cells) != 4 * CELLS or len(weights) != 4 * WEIGHTS:
+        if version != VERSION:
             raise ValueError("the prior is not of this version")
         quantities = {(kind, unit, decimals): index for index, (kind, unit, decimals) in enumerate(names, len(KINDS))}
-        return cls(_little(array("I", cells)), _little(array("i", weights)), quantities)
+        return cls(_words("I", cells), _words("i", weights), quantities)
 
     @classmethod
     def blank(cls, quantities: dict[Quantity, int] | None = None) -> "Prior":
         """Nothing learned. quantities: from 3 to 31."""
+        from parkfleet.protocols.payload.chain.blocks import CELLS  # pure Python's coder: 1 MB, for the trainer alone
+        from parkfleet.protocols.payload.chain.mixing import CELLS_MIXED, KNOTS_REFINED, SQUASH
+        from parkfleet.protocols.payload.chain.values import HABITS, QUANTITIES, REFINED, VALUE_CELLS, WEIGHTS
+
         if quantities and max(quantities.values()) >= QUANTITIES:
             raise ValueError(f"more than {QUANTITIES - len(KINDS)} quantities")
         cells = array("I", [_EVEN]) * CELLS
@@ -61,12 +62,17 @@ class Prior:
         return cls(cells, array("i", weights + [0] * (WEIGHTS - HABITS)), quantities or {})
 
 
-def _little(numbers: "array[int]") -> "array[int]":
-    """The file's order to this machine's, or back."""
-    numbers = array(numbers.typecode, numbers)
+def _words(typecode: str, data: bytes) -> "array[int]":
+    """The file's numbers."""
+    numbers = array(typecode, data)
     if sys.byteorder == "big":
         numbers.byteswap()
     return numbers
+
+
+def _little(numbers: "array[int]") -> "array[int]":
+    """Numbers as they stand in the file."""
+    return _words(numbers.typecode, numbers.tobytes())
 
 
 @cache

@@ -11,6 +11,7 @@ from dataclasses import replace
 from parkfleet.protocols.payload.chain.blocks import (
     AWAY,
     BEFORE,
+    CELLS,
     LATELY,
     PRESENT,
     Before,
@@ -26,10 +27,10 @@ from parkfleet.protocols.payload.chain.layout import layouts
 from parkfleet.protocols.payload.chain.mixing import Tables, simple
 from parkfleet.protocols.payload.chain.prior import Prior
 from parkfleet.protocols.payload.chain.rangecoder import Coder, Reader, Writer
-from parkfleet.protocols.payload.delta import MAX_READINGS
+from parkfleet.protocols.payload.chain.values import WEIGHTS
 from parkfleet.protocols.payload.errors import PayloadError
 from parkfleet.protocols.payload.schema import Schema
-from parkfleet.protocols.payload.series import Rows
+from parkfleet.protocols.payload.series import MAX_READINGS, Rows
 
 #: Columns that a chain may know: bounds its memory.
 MAX_SERIES = 250_000
@@ -39,7 +40,9 @@ class Chain:
     """The memory of one side, from a key batch on."""
 
     def __init__(self, schema: Schema, prior: Prior, most: int = MAX_READINGS) -> None:
-        """most: readings that a batch may hold."""
+        """most: readings that a batch may hold. Raises ValueError for a prior of another version."""
+        if (len(prior.cells), len(prior.weights)) != (CELLS, WEIGHTS):
+            raise ValueError("the prior is not of this version")
         self._schema = schema
         self._layouts = layouts(schema, prior.quantities)
         self._tables = Tables(list(prior.cells), list(prior.weights))
@@ -62,15 +65,18 @@ class Chain:
                 for s in m.series:
                     s.away = s.seen > 0
 
-    def encode(self, rows: Sequence[Rows]) -> bytes:
-        """The body of a batch. Raises ValueError for rows without sense, before anything is learned from them."""
+    def encode(self, rows: Sequence[Rows], last: bool = False) -> bytes:
+        """The body of a batch. Raises ValueError for rows without sense, before anything is learned from them.
+
+        last: nothing is coded behind it; the compiled coder then keeps nothing of an entry behind its block.
+        """
         self._check(rows)
         writer = Writer()
         self._run(writer, rows)
         return writer.end()
 
-    def decode(self, body: bytes) -> list[Rows]:
-        """The rows of a body. Raises PayloadError, and nothing else, for whatever is none."""
+    def decode(self, body: bytes, last: bool = False) -> list[Rows]:
+        """The rows of a body. Raises PayloadError, and nothing else, for whatever is none. last: see encode."""
         reader = Reader(body)
         rows = self._run(reader, ())
         reader.end()

@@ -19,7 +19,7 @@ from parkfleet.protocols.payload.topics import parse_topic
 from parkfleet.simulators.proxy import LinkProxy
 from tests.benchmarks.gateways.account import Account, Taken, p99, taken
 from tests.benchmarks.gateways.ground import VALUES, Ground, Watched
-from tests.benchmarks.gateways.leg import GRACE_S, Window, at_work, everything, folder, leg_of, watch
+from tests.benchmarks.gateways.leg import GRACE_S, Window, at_work, folder, leg_of, settled, watch
 from tests.benchmarks.gateways.ours import Ours, arrivals_of
 from tests.benchmarks.reporting import Measure, at_most, none
 
@@ -53,7 +53,8 @@ async def memory(duration_s: float) -> list[Measure]:
                 link.mend()
                 after = await watch(watched, DRAINED_S)
             answered = await ground.meters.number()
-            leg = leg_of(await everything(gateway, ground), ground, MEMORY_METERS * VALUES, steady, answered)
+            await settled(ground)
+            leg = leg_of(gateway.account(ground), ground, MEMORY_METERS * VALUES, steady, answered)
     row = f"{MEMORY_METERS} meters x 50 values, 1 s: RSS"
     return [
         at_most(f"{row}, the most in {duration_s:g} s", "MB", leg.rss_mb, 50),
@@ -112,6 +113,7 @@ async def drain(_: float) -> list[Measure]:
                 cpu_s = watched.cpu_s() - cpu_s
                 await asyncio.sleep(GRACE_S)
             answered = await ground.meters.number()
+            await settled(ground)
             return _rows(seen_of(ground, backlog), idle, ground.base_ms, answered, cpu_s, max(rss))
 
 
@@ -138,7 +140,7 @@ def _batch(schema: Schema, number: int) -> NewBatch:
         slots: array[int] = array("q")
         for _ in range(FLUSH_S):
             values = [value + chance.randrange(-3, 4) for value in values]
-            slots.extend(array("I", array("f", [value / 4 for value in values]).tobytes()))
+            slots.extend(array("q", array("I", array("f", [value / 4 for value in values]).tobytes())))
         rows.append(Rows(meter, stamps, slots, bytearray(VALUES * FLUSH_S)))
     readings = METERS * VALUES * FLUSH_S
     return NewBatch(schema.pack(), schema.id, CODEC, encode(schema, rows), readings, stamps[0], stamps[-1])

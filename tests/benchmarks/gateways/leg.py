@@ -105,7 +105,8 @@ async def played(gateway: Gateway, meters: int, interval_s: float, warm_s: float
                 window = await watch(watched, window_s)
                 await asyncio.sleep(GRACE_S)
             answered = await ground.meters.number()
-            return leg_of(await everything(gateway, ground), ground, meters / interval_s * VALUES, window, answered)
+            await settled(ground)
+            return leg_of(gateway.account(ground), ground, meters / interval_s * VALUES, window, answered)
 
 
 @asynccontextmanager
@@ -128,13 +129,12 @@ async def watch(watched: Watched, seconds: float) -> Window:
     return Window(since_ms, 1000 * time.time(), watched.cpu_s() - cpu_s, rss)
 
 
-async def everything(gateway: Gateway, ground: Ground) -> Account:
-    """What came, once nothing more comes."""
+async def settled(ground: Ground) -> None:
+    """Returns once nothing more comes, and everything that came is in the taker's file."""
     before = -1
     while (now := await ground.taker.number()) != before:
         before = now
         await asyncio.sleep(0.3)  # in which something would have come
-    return gateway.account(ground)
 
 
 def leg_of(account: Account, ground: Ground, offered: float, window: Window, answered: int) -> Leg:
