@@ -10,6 +10,7 @@ in tests/fuzz/corpus/TARGET/.
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -27,6 +28,8 @@ CORPUS = Path(__file__).with_name("corpus")
 SANITIZERS = "-fsanitize=address,undefined,fuzzer-no-link"
 #: What a target gets fewer executions by: a chain begins with a megabyte of prior, 120 a second.
 SLOWER = {"chained": 10}
+#: What libFuzzer (72) and atheris (130) end with when a signal stops them, and the signals' own codes.
+INTERRUPTED = {72, 130, -signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL}
 HEADER = """
 Native parsers under libFuzzer (atheris), clang's address and undefined-behaviour sanitizers; the pure-Python decoders
 as oracle in the same process. Peers: none. A finding would have ended the run.
@@ -64,6 +67,8 @@ def fuzz(target: str, native: Path, runs: int) -> tuple[int, float]:
         code = subprocess.run(
             command, cwd=ROOT, env=os.environ | sanitizer, stdout=log, stderr=log, check=False
         ).returncode
+    if code in INTERRUPTED:
+        sys.exit(f"{target}: interrupted, by a signal from outside: nothing was found, and not all was tried")
     if code:
         sys.exit(f"{target}: a finding: see {FOLDER / target}.log, and its input beside it")
     said = (FOLDER / f"{target}.log").read_text(errors="replace")
